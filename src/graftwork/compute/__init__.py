@@ -1,0 +1,1 @@
+"""The provider port, and one folder per provider, all with the same file names."""

@@ -1,0 +1,1 @@
+"""Training data: detect, read, validate, render with the chat template, count, split."""

@@ -1,0 +1,1 @@
+"""Evaluators, statistics, the gate."""

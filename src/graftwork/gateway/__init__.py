@@ -1,0 +1,1 @@
+"""The request path: keys, resolution, limits, streaming, metering."""

@@ -1,0 +1,1 @@
+"""Base-model catalogue, shapes, memory, time and price plan, base-model cache."""

@@ -1,0 +1,1 @@
+"""Tables, one repository per noun, migrations; SQLite and PostgreSQL."""

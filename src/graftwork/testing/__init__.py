@@ -1,0 +1,1 @@
+"""Fakes shipped to users: fake clock, simulated provider, fake engine."""

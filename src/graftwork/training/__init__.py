@@ -1,0 +1,1 @@
+"""The trainer: engines, losses, batching, checkpoints, export. Torch lives here."""
