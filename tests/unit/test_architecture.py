@@ -1,4 +1,4 @@
-"""The map in docs/architecture.md is the tree: every package is on it, with its own docstring's first line."""
+"""The map in docs/architecture.md is the tree: every package is on it, in its own words."""
 
 import ast
 import re
