@@ -1,4 +1,4 @@
-"""Write tests/data/thirty_defects.jsonl and the findings it must give: thirty different mistakes in one chat file."""
+"""Write the chat file with thirty different mistakes, and the findings it must give, under tests/data."""
 
 from __future__ import annotations
 
