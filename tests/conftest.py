@@ -60,7 +60,11 @@ class Cluster:
         binaries, data = _binaries(), self.folder / "data"
         init = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
         subprocess.run(
-            [*init, "--locale=C", "--no-sync"], check=True, capture_output=True, user=self.user, cwd=self.folder
+            [*init, "--locale=C", "--no-sync"],
+            check=True,
+            capture_output=True,
+            user=self.user,
+            cwd=self.folder,
         )
         settings = {
             "listen_addresses": "",
