@@ -23,7 +23,9 @@ def _local(root: Path, clock: Clock, options: Mapping[str, Any]) -> Provider:
 PROVIDERS: dict[str, Factory] = {"local": _local}
 
 
-def create_provider(name: str, *, root: Path, clock: Clock, options: Mapping[str, Any] | None = None) -> Provider:
+def create_provider(
+    name: str, *, root: Path, clock: Clock, options: Mapping[str, Any] | None = None
+) -> Provider:
     """The provider ``name``; ``root`` is a folder of its own, ``options`` what its ``models.py`` takes.
 
     Raises:
