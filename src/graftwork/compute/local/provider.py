@@ -17,13 +17,13 @@ from pydantic import ValidationError
 from graftwork.compute.local.machines import Machines
 from graftwork.compute.local.models import LocalOptions
 from graftwork.compute.names import check_name
+from graftwork.compute.offers import fits
 from graftwork.compute.port import (
     OFFER_LIFETIME,
     BadRequest,
     LaunchSpec,
     LogPage,
     MachineInfo,
-    Market,
     Need,
     Offer,
     StaleOffer,
@@ -65,7 +65,7 @@ class LocalProvider:
             gpus=options.gpus,
             gpu_memory=options.gpu_memory,
         )
-        return [offer] if _fits(offer, need) else []
+        return [offer] if fits(offer, need) else []
 
     async def launch(self, name: str, spec: LaunchSpec, offer: Offer) -> MachineInfo:
         """Start a supervised process group; returns when its supervisor stands. See ``Provider.launch``."""
@@ -122,18 +122,6 @@ def create(root: Path, clock: Clock, options: Mapping[str, Any]) -> LocalProvide
             param="options",
         ) from error
     return LocalProvider(root, checked, clock=clock)
-
-
-def _fits(offer: Offer, need: Need) -> bool:
-    return (
-        offer.cores >= need.cores
-        and offer.memory >= need.memory
-        and offer.gpus >= need.gpus
-        and (need.gpus == 0 or offer.gpu_memory >= need.gpu_memory)
-        and (not need.gpu or offer.gpu in need.gpu)
-        and (not need.regions or offer.region in need.regions)
-        and Market.ON_DEMAND in need.markets
-    )
 
 
 def _cores() -> int:
