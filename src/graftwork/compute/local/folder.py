@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,13 +64,21 @@ class ExitRecord:
     message: str = ""
 
 
+Record = Order | SupervisorRecord | ProcessRecord | ExitRecord
 _R = TypeVar("_R", Order, SupervisorRecord, ProcessRecord, ExitRecord)
+
+FILES: dict[type[Record], str] = {
+    Order: "machine.json",
+    SupervisorRecord: "supervisor.json",
+    ProcessRecord: "process.json",
+    ExitRecord: "exit.json",
+}
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees all of it or nothing; only the owner may read it."""
-    # The pid keeps two writers apart; a leftover of a crash is overwritten by nobody and harms nobody.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # The thread's number keeps two writers apart; what a crash left under it is ours to remove.
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -98,51 +107,17 @@ class MachineFolder:
         self.path.mkdir(mode=0o700, exist_ok=True)
         self.work.mkdir(mode=0o700, exist_ok=True)
 
-    def _read(self, name: str, kind: type[_R]) -> _R | None:
+    def read(self, kind: type[_R]) -> _R | None:
+        """The record of this kind; None if it was never written."""
         try:
-            fields: dict[str, Any] = json.loads((self.path / name).read_text())
+            fields: dict[str, Any] = json.loads((self.path / FILES[kind]).read_text())
         except FileNotFoundError:
             return None
         return kind(**fields)
 
-    def _write(self, name: str, record: Order | SupervisorRecord | ProcessRecord | ExitRecord) -> None:
-        write_whole(self.path / name, json.dumps(asdict(record)))
-
-    @property
-    def order(self) -> Order | None:
-        """What was ordered; None if a crash came before it was written."""
-        return self._read("machine.json", Order)
-
-    @order.setter
-    def order(self, record: Order) -> None:
-        self._write("machine.json", record)
-
-    @property
-    def supervisor(self) -> SupervisorRecord | None:
-        """Who supervises, or did."""
-        return self._read("supervisor.json", SupervisorRecord)
-
-    @supervisor.setter
-    def supervisor(self, record: SupervisorRecord) -> None:
-        self._write("supervisor.json", record)
-
-    @property
-    def process(self) -> ProcessRecord | None:
-        """The command's process group; None means that the command has never run."""
-        return self._read("process.json", ProcessRecord)
-
-    @process.setter
-    def process(self, record: ProcessRecord) -> None:
-        self._write("process.json", record)
-
-    @property
-    def exit(self) -> ExitRecord | None:
-        """How it ended; None while it lives, or if its supervisor was lost."""
-        return self._read("exit.json", ExitRecord)
-
-    @exit.setter
-    def exit(self, record: ExitRecord) -> None:
-        self._write("exit.json", record)
+    def write(self, record: Record) -> None:
+        """Write a record into its file, whole."""
+        write_whole(self.path / FILES[type(record)], json.dumps(asdict(record)))
 
     @property
     def deadline(self) -> float | None:

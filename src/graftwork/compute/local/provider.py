@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from graftwork.compute.local.machines import Machines
+from graftwork.compute.local.host import Host
 from graftwork.compute.local.models import LocalOptions
 from graftwork.compute.names import check_name
 from graftwork.compute.offers import fits
@@ -49,7 +49,7 @@ class LocalProvider:
         self._options = options or LocalOptions()
         self._clock = clock or SystemClock()
         source = os.environ if environment is None else environment
-        self._machines = Machines(root, self._options, source)
+        self._host = Host(root, self._options, source)
 
     async def offers(self, need: Need) -> list[Offer]:
         """One slot of this host, if it is enough. See ``Provider.offers``."""
@@ -79,31 +79,31 @@ class LocalProvider:
             present = await self.describe(name)
             if present.id is None:
                 raise StaleOffer("The offer is too old to be bought.", fix="Ask for offers again.")
-        return await asyncio.to_thread(self._machines.launch, name, spec, offer.price_per_hour, now)
+        return await asyncio.to_thread(self._host.launch, name, spec, offer.price_per_hour, now)
 
     async def find(self, prefix: str) -> list[MachineInfo]:
         """See ``Provider.find``."""
-        return await asyncio.to_thread(self._machines.find, prefix)
+        return await asyncio.to_thread(self._host.find, prefix)
 
     async def describe(self, name: str) -> MachineInfo:
         """See ``Provider.describe``."""
         check_name(name)
-        return await asyncio.to_thread(self._machines.describe, name)
+        return await asyncio.to_thread(self._host.machine(name).info)
 
     async def terminate(self, name: str, *, machine_id: str | None = None) -> None:
         """See ``Provider.terminate``."""
         check_name(name)
-        await asyncio.to_thread(self._machines.terminate, name, machine_id)
+        await asyncio.to_thread(self._host.machine(name).terminate, machine_id)
 
     async def logs(self, name: str, cursor: str | None = None) -> LogPage:
         """See ``Provider.logs``."""
         check_name(name)
-        return await asyncio.to_thread(self._machines.logs, name, cursor)
+        return await asyncio.to_thread(self._host.machine(name).logs, cursor)
 
     async def set_deadline(self, name: str, deadline: float) -> None:
         """See ``Deadlines.set_deadline``."""
         check_name(name)
-        await asyncio.to_thread(self._machines.set_deadline, name, deadline)
+        await asyncio.to_thread(self._host.machine(name).set_deadline, deadline)
 
 
 def create(root: Path, clock: Clock, options: Mapping[str, Any]) -> LocalProvider:

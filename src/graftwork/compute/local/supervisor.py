@@ -100,7 +100,7 @@ class Supervisor:
             run_child(self.order, self.folder, release_read, trouble_write, parent)
         os.close(release_read)
         os.close(trouble_write)
-        self.folder.process = ProcessRecord(self.pid, os.getsid(0), time.time())
+        self.folder.write(ProcessRecord(self.pid, os.getsid(0), time.time()))
         os.write(release, b"g")
         os.close(release)
         message = os.read(trouble, 4096).decode(errors="replace")  # empty once the command is executed
@@ -172,18 +172,18 @@ def supervise(folder: MachineFolder, order: Order) -> None:
     message = supervisor.start()
     reason = "not_started" if message else supervisor.watch()
     code = supervisor.finish()
-    folder.exit = ExitRecord(reason, None if message else code, time.time(), message)
+    folder.write(ExitRecord(reason, None if message else code, time.time(), message))
 
 
 def may_start(folder: MachineFolder) -> bool:
     """Whether the command has never run and is still wanted."""
-    return folder.process is None and folder.exit is None and not folder.to_terminate
+    return not folder.read(ProcessRecord) and not folder.read(ExitRecord) and not folder.to_terminate
 
 
 def main(arguments: list[str]) -> int:
     """Take the lock, go to the background, supervise. Exit codes: 0 supervised, 2 nothing to supervise."""
     folder = MachineFolder(Path(arguments[0]))
-    order = folder.order
+    order = folder.read(Order)
     if order is None:
         print(f"{folder.path} holds no order", file=sys.stderr)  # noqa: T201 - the launcher reads it
         return 2
@@ -203,7 +203,7 @@ def main(arguments: list[str]) -> int:
     me = processes.look(os.getpid())
     if me is None:
         return 2
-    folder.supervisor = SupervisorRecord(me.pid, me.birth)
+    folder.write(SupervisorRecord(me.pid, me.birth))
     # Whoever marks the machine for its end *after* this look finds our record, and wakes us.
     if not folder.to_terminate:
         os.write(tell, b"w")
