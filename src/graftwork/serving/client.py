@@ -44,8 +44,9 @@ class EngineClient:
     """Speaks to one engine. Close it, or use it as ``async with``.
 
     Every method raises the error of ``core.errors`` that the engine's envelope names (``NotFound`` with code
-    ``model_not_found`` for a model that is not loaded, ``InvalidRequest``, ``Unavailable`` when its queue is full),
-    and ``Unavailable`` with code ``engine_unreachable`` when no answer came. Nothing is retried.
+    ``model_not_found`` for a model that is not loaded, ``InvalidRequest``, ``Unavailable`` when its
+    queue is full), and ``Unavailable`` with code ``engine_unreachable`` when no answer came. Nothing is
+    retried.
 
     Args:
         url: origin of the engine, as in ``EngineInfo.url``.

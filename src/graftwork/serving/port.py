@@ -1,12 +1,12 @@
 """The engine port: what control may ask of a server that runs one base model with many adapters.
 
-An engine is reached in two ways. This port starts it, feeds it adapters and ends it; inference itself is always
-OpenAI HTTP at ``EngineInfo.url``, so the gateway knows only URLs. Engines know versions only by content-addressed
-names (``engine_name``); aliases, tenants and prices are none of their business.
+An engine is reached in two ways. This port starts it, feeds it adapters and ends it; inference itself is
+always OpenAI HTTP at ``EngineInfo.url``, so the gateway knows only URLs. Engines know versions only by
+content-addressed names (``engine_name``); aliases, tenants and prices are none of their business.
 
-The registry of adapters inside an engine is memory: it is empty after every start. Whoever wants an adapter served
-loads it again whenever ``EngineInfo.generation`` has grown. Replica counts (``scale``) are an ability of engines that
-have replicas, not of the port.
+The registry of adapters inside an engine is memory: it is empty after every start. Whoever wants an
+adapter served loads it again whenever ``EngineInfo.generation`` has grown. Replica counts (``scale``)
+are an ability of engines that have replicas, not of the port.
 """
 
 from __future__ import annotations
@@ -79,15 +79,16 @@ class EngineMetrics:
 class Engine(Protocol):
     """One engine for one base model.
 
-    All methods are safe to call at any time and from several tasks at once. None retries by itself; the reconciler
-    that called does, later. ``Unavailable`` always means: nothing is known to have happened, ask again.
+    All methods are safe to call at any time and from several tasks at once. None retries by itself; the
+    reconciler that called does, later. ``Unavailable`` always means: nothing is known to have happened,
+    ask again.
     """
 
     async def ensure(self, base: Path, name: str) -> EngineInfo:
         """Make the engine run ``base`` and wait until it answers. Blocks for seconds to minutes. Idempotent.
 
-        A live engine with the same base is left alone and keeps its generation; a dead one, or one with another
-        base, is replaced and gets a new generation.
+        A live engine with the same base is left alone and keeps its generation; a dead one, or one with
+        another base, is replaced and gets a new generation.
 
         Args:
             base: folder with ``config.json``, tokenizer and safetensors.
@@ -106,8 +107,9 @@ class Engine(Protocol):
     async def load(self, name: str, directory: Path) -> None:
         """Make the adapter in ``directory`` answer to ``name``. Blocks until it does; running requests go on.
 
-        Create-only: names are content digests and mean the same weights for ever. The same name and directory again
-        is success. ``directory`` (PEFT format) must stay until ``unload`` returned and the engine drained.
+        Create-only: names are content digests and mean the same weights for ever. The same name and
+        directory again is success. ``directory`` (PEFT format) must stay until ``unload`` returned and
+        the engine drained.
 
         Raises:
             Conflict: the name is taken by another directory (code ``adapter_conflict``).
