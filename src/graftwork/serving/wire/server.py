@@ -14,11 +14,12 @@ from starlette.types import ASGIApp
 class LoopbackServer(uvicorn.Server):
     """Serves ``app`` on ``host``; port 0 takes a free one.
 
-    Usage: ``task = asyncio.create_task(server.run_here())``, ``await server.listening.wait()``, later ``stop()``.
+    Usage: ``task = asyncio.create_task(server.run_here())``, ``await server.listening.wait()``, and later
+    ``stop()``.
     """
 
     def __init__(self, app: ASGIApp, host: str = "127.0.0.1", port: int = 0, *, grace: int = 1) -> None:
-        """Bind at once, so that the address is known; ``grace`` is how many seconds answers get at the end."""
+        """Bind at once, so that the address is known; ``grace``: seconds that answers get at the end."""
         config = uvicorn.Config(
             app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=grace
         )
