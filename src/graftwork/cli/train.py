@@ -12,8 +12,6 @@ from graftwork.cli.output import put, put_json, say
 from graftwork.cli.watch import follow, outcome
 from graftwork.core.errors import InvalidRequest
 
-Number = Annotated[float | None, Parameter()]
-
 
 def train(
     file: str,
@@ -64,27 +62,16 @@ def train(
     """
     server = connect()
     training, held_out = existing_file(file), existing_file(validation) if validation else None
-    lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "rslora": rslora or None}
-    options: dict[str, Any] = {"lora": _given(lora), "early_stopping": early_stopping, "max_cost": max_cost}
-    body: dict[str, Any] = {
-        "model": base,
-        "suffix": suffix,
-        "seed": seed,
-        "method": {
-            "type": "supervised",
-            "supervised": {
-                "hyperparameters": _given(
-                    {
-                        "n_epochs": epochs,
-                        "batch_size": batch_size,
-                        "learning_rate_multiplier": learning_rate_multiplier,
-                    }
-                )
-            },
-        },
-        "graftwork": _given(options),
-    }
     _confirm(server, base, training, max_cost, yes)
+    lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "rslora": rslora or None}
+    asked = {
+        "n_epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate_multiplier": learning_rate_multiplier,
+    }
+    options = {"lora": _given(lora), "early_stopping": early_stopping, "max_cost": max_cost}
+    body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, "graftwork": _given(options)}
+    body["method"] = {"type": "supervised", "supervised": {"hyperparameters": _given(asked)}}
     body["training_file"] = server.upload(training)["id"]
     if held_out:
         body["validation_file"] = server.upload(held_out)["id"]
