@@ -1,8 +1,8 @@
 """Databases for tests: every test that takes ``store`` runs on SQLite and on a real PostgreSQL.
 
-One PostgreSQL cluster is started for the test session (binaries from PATH or Debian's folders, Unix socket only, as
-another user when we are root, because PostgreSQL refuses root). Each test gets a fresh database, copied from a
-template that was migrated once.
+One PostgreSQL cluster is started for the test session (binaries from PATH or Debian's folders, Unix socket
+only, as another user when we are root, because PostgreSQL refuses root). Each test gets a fresh database,
+copied from a template that was migrated once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One open transaction: the connection, the clock that counts, and row ↔ noun mapping for the repositories."""
+"""One open transaction: the connection, the clock that counts, and how rows become nouns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Session:
     Attributes:
         conn: the connection, in a transaction.
         changed: whether something that the gateway's snapshot shows was changed; the store then raises its
-            generation as the last statement before the commit, so that no two transactions wait for each other.
+            generation as the last statement before the commit, so that no two transactions wait for each
+            other.
     """
 
     def __init__(self, conn: AsyncConnection, clock: Callable[[], float] | None = None) -> None:
@@ -73,7 +74,7 @@ class Session:
         return cast("postgresql.Insert", sqlite.insert(table))
 
     def json_number(self, column: ColumnElement[Any], key: str) -> ColumnElement[Any]:
-        """The number under ``key`` of a JSON text column (NULL if absent). ``key`` is ours, never a caller's."""
+        """The number under ``key`` (ours, never a caller's) of a JSON text column, or NULL."""
         if self.postgres:
             return literal_column(f"({column.table.name}.{column.name}::jsonb ->> '{key}')::numeric")  # type: ignore[attr-defined]
         return func.json_extract(column, f"$.{key}")
