@@ -147,7 +147,7 @@ class _Measuring:
             reference = found["reference"] = reference_text(row) if whole else None
             found["loss"] = await self.loss(encoded)
             if reference is not None:
-                given = found["answer"] = await self.answer(row, reference)
+                given = found["answer"] = await self.answer(row, reference, encoded.length)
                 found |= compare(given, reference)
         except Unavailable:
             raise
@@ -168,10 +168,13 @@ class _Measuring:
             raise PlatformError("The engine gave no finite log-probability.", code="score_not_finite")
         return -math.fsum(known)
 
-    async def answer(self, row: Row, reference: str) -> str:
-        """The model's own greedy answer."""
-        limit = min(self.max_tokens, 2 * len(self.renderer.tokenize(reference)) + 32)
-        options: dict[str, Any] = {"temperature": 0, "max_tokens": limit}
+    async def answer(self, row: Row, reference: str, length: int) -> str:
+        """The model's own greedy answer to a row of ``length`` tokens."""
+        words = len(self.renderer.tokenize(reference))
+        limit = min(self.max_tokens, 2 * words + 32)
+        if self.max_length is not None:  # no further than a row may be: the engine refuses what does not fit
+            limit = min(limit, self.max_length - length + words)
+        options: dict[str, Any] = {"temperature": 0, "max_tokens": max(1, limit)}
         if kind(row) == "completion":
             prompt = self.renderer.tokenize_raw(row["prompt"])
             return spoken(await self.patiently(lambda: self.client.complete(self.model, prompt, **options)))
