@@ -81,9 +81,9 @@ async def evaluate(
 ) -> Scores:
     """Scores of a model on canonical rows (chat, prompt/completion or text).
 
-    The last assistant message (or the completion) is the right answer; a text row, and a row cut at
-    ``max_length``, has loss only. Answers are greedy, and may be twice as long as the right one plus 32
-    tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling base model is slow.
+    The last assistant message (or the completion) is the right answer; a text row, a row without a prompt,
+    and a row cut at ``max_length`` have loss only. Answers are greedy, and may be twice as long as the right
+    one plus 32 tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling base is slow.
 
     A row that cannot be measured keeps its error in the result. Changes nothing; may be repeated.
 
@@ -206,17 +206,18 @@ def compare(given: str, wanted: str) -> dict[str, Any]:
 
 
 def reference_text(row: Row) -> str | None:
-    """The right answer of a row: words, or tool calls as JSON; None for a text row.
+    """The right answer of a row: words, or tool calls as JSON; None for a row that asks nothing.
 
     Raises:
         InvalidData: the row has no answer to compare with.
     """
     match kind(row):
         case "completion":
-            return answer(row)
+            return answer(row) if row["prompt"] else None
         case "chat":
-            calls = row["messages"][len(question(row))].get("tool_calls")
-            return calls_text(calls) if calls else answer(row)
+            asked = question(row)
+            calls = row["messages"][len(asked)].get("tool_calls")
+            return None if not asked else calls_text(calls) if calls else answer(row)
         case "text":
             return None
         case "preference":
