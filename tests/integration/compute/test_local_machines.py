@@ -1,6 +1,7 @@
 """Real processes of the local provider: nothing survives its end, runs twice, or is told a secret."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from graftwork.compute.local import processes
 from graftwork.compute.local.folder import MachineFolder, Order, ProcessRecord, SupervisorRecord
 from graftwork.compute.local.models import LocalOptions
 from graftwork.compute.local.provider import LocalProvider
-from graftwork.compute.port import BadRequest, LaunchSpec, Need, NoCapacity
+from graftwork.compute.port import BadRequest, LaunchSpec, Need, NoCapacity, Unknown
 from graftwork.core.states import Observed
 
 NAME = "gw-test-job-1"
@@ -313,7 +314,7 @@ def half_made(root, **order):
     folder = MachineFolder(root / NAME)
     folder.create()
     folder.deadline = time.time() + 60
-    fields = {"id": "1", "name": NAME, "command": ["true"], "env": {}, "created_at": 1.0}
+    fields = {"id": "1", "name": NAME, "command": ["true"], "env": {}, "created_at": time.time()}
     folder.write(Order(**(fields | {"price_per_hour": 0, "grace": 1.0} | order)))
     return folder
 
@@ -381,6 +382,31 @@ async def test_a_command_that_was_not_recorded_never_runs(provider, root, tmp_pa
     assert (await provider.describe(NAME)).state is Observed.GONE
     await launch(provider, "print('healed')")
     await until(provider, NAME, Observed.EXITED)
+
+
+async def test_a_supervisor_still_on_its_way_is_unknown_not_a_second_one(provider, root):
+    folder = half_made(root)
+    with folder.lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a supervisor does before it has written who it is
+        with pytest.raises(Unknown):
+            await launch(provider, "pass")
+        assert folder.read(SupervisorRecord) is None
+    await launch(provider, "print('then')")
+    await until(provider, NAME, Observed.EXITED)
+
+
+async def test_a_command_killed_by_a_signal_says_so(provider):
+    await launch(provider, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    machine = await until(provider, NAME, Observed.EXITED)
+    assert machine.exit_code == -9 and machine.message == "The command was killed by SIGKILL."
+
+
+async def test_a_supervisor_told_to_end_ends_its_machine(provider, root):
+    await launch(provider, "import time; print('ready', flush=True); time.sleep(60)")
+    await said(provider)
+    os.kill(MachineFolder(root / NAME).read(SupervisorRecord).pid, signal.SIGTERM)
+    machine = await until(provider, NAME, Observed.EXITED)
+    assert machine.exit_code == -signal.SIGTERM and "terminated from outside" in machine.message
 
 
 async def test_a_second_supervisor_leaves_a_supervised_or_finished_machine_alone(provider, root):
