@@ -4,15 +4,18 @@ import asyncio
 import fcntl
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from graftwork.compute.adoption import launch_once
 from graftwork.compute.local import processes
 from graftwork.compute.local.folder import MachineFolder, Order, ProcessRecord, SupervisorRecord
 from graftwork.compute.local.models import LocalOptions
@@ -216,7 +219,9 @@ from graftwork.compute.port import LaunchSpec, Need
 async def main(root, name, command):
     provider = LocalProvider(Path(root), LocalOptions(slots=3, grace=0.5))
     spec = LaunchSpec(command=command, run_uri="file:///runs/1", deadline=time.time() + 60)
-    machine = await provider.launch(name, spec, (await provider.offers(Need()))[0])
+    offers = await provider.offers(Need())
+    print("about to launch", flush=True)
+    machine = await provider.launch(name, spec, offers[0])
     print(machine.id, flush=True)
     await asyncio.sleep(60)
 
@@ -225,10 +230,12 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
 
 
 def control_plane(root, *command):
-    """Another control plane, in a process of its own, that launches and then stays."""
+    """Another control plane, in a process of its own, that is about to launch and then stays."""
     environment = os.environ | {"PYTHONPATH": str(SRC)}
     arguments = [sys.executable, "-c", CONTROL_PLANE, str(root), NAME, *command]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "about to launch\n"
+    return process
 
 
 async def test_a_machine_outlives_a_killed_control_plane(provider, root):
@@ -251,6 +258,30 @@ async def test_four_control_planes_launching_one_name_run_the_command_once(provi
         other.kill()
         other.communicate()
     assert len(ids) == 1
+    await until_true(ran.exists)
+    await provider.terminate(NAME)
+    await until(provider, NAME, Observed.GONE)
+    assert ran.read_text() == "once\n"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_control_plane_killed_at_any_moment_of_a_launch_leaves_one_run(
+    provider, root, tmp_path, seed
+):
+    ran = tmp_path / "ran"
+    command = ["sh", "-c", f"echo once >> {ran}; sleep 60"]
+    delays = random.Random(seed)
+    for _ in range(2):  # two control planes die, a third one ends the work
+        other = control_plane(root, *command)
+        time.sleep(delays.uniform(0.0, 0.08))
+        other.kill()
+        other.communicate()
+    spec = LaunchSpec(command=command, run_uri="file:///runs/1", deadline=time.time() + 60)
+    offer = (await provider.offers(Need()))[0]
+    machine = None
+    while machine is None:
+        with suppress(Unknown):  # as a reconciler does: again, with the same name
+            machine = await launch_once(provider, NAME, spec, offer)
     await until_true(ran.exists)
     await provider.terminate(NAME)
     await until(provider, NAME, Observed.GONE)

@@ -107,6 +107,7 @@ class Host:
             done = subprocess.run(
                 command,
                 env=self.inherited,
+                start_new_session=True,  # an interrupt meant for the control plane is not for it
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
