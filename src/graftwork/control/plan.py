@@ -66,6 +66,8 @@ class JobPlan(Spec):
     """The planner's output: fits, memory, tokens, steps, seconds and why."""
     quote: Quote | None = None
     trained: Trained | None = None
+    placed: bool = False
+    """Whether what the evaluation needs served was written down; ``live`` counts from then on."""
     live: Live | None = None
     scores: str | None = None
     """Blob of the evaluation's scores."""

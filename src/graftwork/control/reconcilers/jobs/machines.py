@@ -40,9 +40,7 @@ async def close(store: Store, clock: Clock, pools: Mapping[str, Pool], machine: 
         return False
     now = clock.now()
     async with store.begin() as tx:
-        job = await tx.jobs.any_get(machine.job_id)
-        if job is not None:
-            await settle_machine(tx, job, machine, _seconds(machine, before, after, now), now)
+        await settle_machine(tx, machine, _seconds(machine, before, after, now), now)
         await tx.machines.set_state(machine.name, MachineState.GONE, at=now)
     return True
 
