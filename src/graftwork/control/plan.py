@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from graftwork.billing import Quote
 from graftwork.core.nouns import Job, Json
 from graftwork.core.specs import RunSpec, Spec, TrainingOptions
 
@@ -13,20 +14,6 @@ class Part(Spec):
 
     sha256: str
     rows: int
-
-
-class Quote(Spec):
-    """What the job was promised to cost, at the prices of its planning."""
-
-    price_version: str
-    train_per_million: int
-    """Micro-dollars for a million trained tokens."""
-    tokens: int
-    """Tokens expected to be trained."""
-    amount: int
-    """Micro-dollars expected for them."""
-    seconds: float
-    """Machine seconds expected."""
 
 
 class Trained(Spec):
@@ -65,6 +52,8 @@ class JobPlan(Spec):
     estimate: dict[str, Any] | None = None
     """The planner's output: fits, memory, tokens, steps, seconds and why."""
     quote: Quote | None = None
+    seconds: float = 0.0
+    """Machine seconds expected."""
     trained: Trained | None = None
     placed: bool = False
     """Whether what the evaluation needs served was written down; ``live`` counts from then on."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from graftwork.control.money import tokens_key
-from graftwork.control.names import DEFAULT_ALIAS, adapter_name, fine_tuned_model
+from graftwork.billing import training_key
+from graftwork.control.names import adapter_name, fine_tuned_model
 from graftwork.control.plan import JobPlan, options_of, plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
@@ -17,7 +17,7 @@ from graftwork.core.errors import Conflict, PlatformError
 from graftwork.core.nouns import Evaluation, Job, Organization, StoredFile, Version
 from graftwork.core.specs import Hyperparameters
 from graftwork.core.states import PlacementState, Phase, Verdict
-from graftwork.registry import DataReceipt, EvaluationReceipt, Receipt, digest, promote, register
+from graftwork.registry import DEFAULT_ALIAS, DataReceipt, EvaluationReceipt, Receipt, digest, promote, register
 from graftwork.store import Tx
 
 _EVENTS = 500
@@ -39,7 +39,7 @@ async def registering(ctx: Context, job: Job) -> Step:
     async with ctx.store.read() as tx:
         evaluation = await tx.evaluations.for_job(job.id)
         organization = await _organization(tx, job)
-        paid = await tx.ledger.get(tokens_key(job.id))
+        paid = await tx.ledger.get(training_key(job.id))
         weights = None if plan.trained is None else await tx.weights.get(plan.trained.weights)
     if weights is None:
         raise PlatformError(f"Job {job.id} has no weights to register.", code="weights_missing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from graftwork.control.names import DEFAULT_ALIAS, adapter_name
+from graftwork.control.names import adapter_name
 from graftwork.control.plan import JobPlan, Live, Trained, plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
@@ -21,6 +21,7 @@ from graftwork.evals.gate import decide
 from graftwork.evals.report import TrainerLosses, assemble
 from graftwork.evals.results import Scores
 from graftwork.evals.rules import Comparison
+from graftwork.registry import DEFAULT_ALIAS
 from graftwork.serving.client import EngineClient
 from graftwork.serving.port import BASE, engine_name
 from graftwork.store import Tx

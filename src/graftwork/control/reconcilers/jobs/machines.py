@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graftwork.billing import settle_machine
 from graftwork.compute.port import MachineInfo, Unknown
-from graftwork.control.money import settle_machine
 from graftwork.control.reconcilers.jobs.context import Context, Pool
 from graftwork.core.clock import Clock
 from graftwork.core.errors import MachineError
@@ -40,7 +40,13 @@ async def close(store: Store, clock: Clock, pools: Mapping[str, Pool], machine: 
         return False
     now = clock.now()
     async with store.begin() as tx:
-        await settle_machine(tx, machine, _seconds(machine, before, after, now), now)
+        await settle_machine(
+            tx,
+            name=machine.name,
+            price_per_hour=machine.price_per_hour,
+            seconds=_seconds(machine, before, after, now),
+            at=now,
+        )
         await tx.machines.set_state(machine.name, MachineState.GONE, at=now)
     return True
 
