@@ -1,4 +1,4 @@
-"""Run `graft demo` and draw what it printed as docs/figures/demo.svg. Nothing in the picture is typed by hand."""
+"""Run `graft demo` and draw what it printed as docs/figures/demo.svg; nothing in it is typed by hand."""
 
 from __future__ import annotations
 
