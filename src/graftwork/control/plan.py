@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from graftwork.billing import Quote
 from graftwork.core.nouns import Job, Json
 from graftwork.core.specs import RunSpec, Spec, TrainingOptions
@@ -42,7 +44,7 @@ class Live(Spec):
 class JobPlan(Spec):
     """Everything a job's phases hand on. A field is None until its phase has been."""
 
-    reports: dict[str, Any] = {}
+    reports: dict[str, Any] = Field(default_factory=dict)
     """Data reports by ``training_file`` and ``validation_file``."""
     train: Part | None = None
     valid: Part | None = None

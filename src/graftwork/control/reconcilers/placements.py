@@ -56,7 +56,7 @@ class PlacementReconciler(Reconciler[Placement]):
     Args:
         folder: where adapters are laid out for engines, one directory for each digest.
         connect: a client of an endpoint's engine.
-        bound: largest difference to the trainer's log-probabilities that is allowed on a base model, in nats.
+        bound: largest difference to the trainer's log-probabilities that is allowed, in nats.
     """
 
     name = "placements"
@@ -69,7 +69,7 @@ class PlacementReconciler(Reconciler[Placement]):
         *,
         folder: Path,
         connect: Callable[[Endpoint], EngineClient],
-        bound: Callable[[str], float],
+        bound: float,
         clock: Clock,
         bell: Bell,
         pace: Pace,
@@ -99,7 +99,9 @@ class PlacementReconciler(Reconciler[Placement]):
             endpoint = await tx.endpoints.get(placement.endpoint_id)
             weights = await tx.weights.get(placement.weights)
         if endpoint is None or weights is None:
-            raise PlatformError(f"Placement {placement.id} has no endpoint or weights.", code="placement_broken")
+            raise PlatformError(
+                f"Placement {placement.id} has no endpoint or weights.", code="placement_broken"
+            )
         engine = self._engines.of(endpoint)
         if not placement.wanted:
             return await self._remove(claim, engine)
@@ -158,9 +160,11 @@ class PlacementReconciler(Reconciler[Placement]):
             await client.aclose()
         try:
             seen = effect(probes, served, base)
-            agreed = agreement(probes, served, self._bound(weights.base))
+            agreed = agreement(probes, served, self._bound)
         except ValueError as error:
-            raise InvalidRequest(f"The probes do not fit the engine's answer: {error}.", code="probe") from error
+            raise InvalidRequest(
+                f"The probes do not fit the engine's answer: {error}.", code="probe"
+            ) from error
         reasons = [check.reason for check in (seen, agreed) if not check.ok]
         return Proof(not reasons, " ".join(reasons), {"effect": seen.json(), "agreement": agreed.json()})
 

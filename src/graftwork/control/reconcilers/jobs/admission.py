@@ -1,4 +1,4 @@
-"""Queued: money is reserved and a machine is wanted, in one transaction, before anything is bought (law 3)."""
+"""Queued: in one transaction money is reserved and a machine wanted, before anything is bought (law 3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def waiting(ctx: Context, job: Job, why: str) -> Step:
 
 
 async def cheapest(ctx: Context, need: Need) -> list[Offer]:
-    """Live offers of all our providers that fit, cheapest first; a provider that does not answer offers nothing."""
+    """Live offers that fit, cheapest first; a provider that does not answer offers nothing."""
     offers: list[Offer] = []
     for pool in ctx.pools.values():
         try:

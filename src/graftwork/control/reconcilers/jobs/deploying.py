@@ -16,8 +16,16 @@ from graftwork.core import ids
 from graftwork.core.errors import Conflict, PlatformError
 from graftwork.core.nouns import Evaluation, Job, Organization, StoredFile, Version
 from graftwork.core.specs import Hyperparameters
-from graftwork.core.states import PlacementState, Phase, Verdict
-from graftwork.registry import DEFAULT_ALIAS, DataReceipt, EvaluationReceipt, Receipt, digest, promote, register
+from graftwork.core.states import Phase, PlacementState, Verdict
+from graftwork.registry import (
+    DEFAULT_ALIAS,
+    DataReceipt,
+    EvaluationReceipt,
+    Receipt,
+    digest,
+    promote,
+    register,
+)
 from graftwork.store import Tx
 
 _EVENTS = 500
@@ -98,7 +106,7 @@ async def deploying(ctx: Context, job: Job) -> Step:
 
 
 def _promotion(ctx: Context, job: Job, version: Version, otherwise: Step) -> Write:
-    """Move the alias from where it stood when the evaluation began: what the gate compared with must still be live."""
+    """Move the alias, if it still stands where it stood when the gate compared with it."""
     live = plan_of(job).live
 
     async def write(tx: Tx) -> None:
@@ -123,7 +131,9 @@ def _promotion(ctx: Context, job: Job, version: Version, otherwise: Step) -> Wri
 
 
 def _not_moved(version: Version, why: str, level: str = "warn") -> Note:
-    message = f"{DEFAULT_ALIAS} was not moved to version {version.number}: {why}. It is callable by its own name."
+    message = (
+        f"{DEFAULT_ALIAS} was not moved to version {version.number}: {why}. It is callable by its own name."
+    )
     return Note(message=message, level="warn" if level == "warn" else "info")
 
 

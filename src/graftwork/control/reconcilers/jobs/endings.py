@@ -69,7 +69,7 @@ def paused(ctx: Context, job: Job) -> Step:
 
 
 def interrupted(ctx: Context, job: Job, why: str) -> Step:
-    """Back to the queue: the attempt ended early through no fault of its own, the next one goes on from there."""
+    """Back to the queue: the attempt ended early through nobody's fault, the next one goes on from there."""
     return _again(ctx, job, f"Training was interrupted ({why}); it goes on from the last checkpoint.")
 
 
@@ -126,6 +126,4 @@ def _end_attempt(ctx: Context, job: Job, move: Phase, note: Note, **changes: Any
     async def finish(tx: Tx) -> None:
         await tx.runs.finish(job.id, job.fence, Outcome.PAUSED, now)
 
-    return Step(
-        move=move, changes={"estimated_finish": None, **changes}, notes=(note,), writes=(finish,)
-    )
+    return Step(move=move, changes={"estimated_finish": None, **changes}, notes=(note,), writes=(finish,))

@@ -14,7 +14,7 @@ from graftwork.core import ids
 from graftwork.core.errors import GraftworkError, PlatformError
 from graftwork.core.nouns import Endpoint, Evaluation, Job, Placement
 from graftwork.core.specs import RunSpec
-from graftwork.core.states import PlacementState, Phase, Verdict
+from graftwork.core.states import Phase, PlacementState, Verdict
 from graftwork.data import Row, read_canonical
 from graftwork.evals.evaluate import evaluate
 from graftwork.evals.gate import decide
@@ -25,6 +25,7 @@ from graftwork.registry import DEFAULT_ALIAS
 from graftwork.serving.client import EngineClient
 from graftwork.serving.port import BASE, engine_name
 from graftwork.store import Tx
+
 
 async def evaluating(ctx: Context, job: Job) -> Step:
     """Have the new weights placed, then measure them beside the base and the live version."""
@@ -86,7 +87,9 @@ async def gating(ctx: Context, job: Job) -> Step:
 
     passed = gate.verdict is Verdict.PASS
     note = Note(
-        message=f"The gate's verdict is {gate.verdict}: {gate.reasons[0]}" if gate.reasons else str(gate.verdict),
+        message=f"The gate's verdict is {gate.verdict}: {gate.reasons[0]}"
+        if gate.reasons
+        else str(gate.verdict),
         level="info" if passed else "warn",
     )
     return Step(move=Phase.REGISTERING, notes=(note,), writes=(write,))

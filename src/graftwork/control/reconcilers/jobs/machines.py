@@ -1,4 +1,4 @@
-"""Giving machines back: asked for, confirmed by the provider, paid for, and only then written down as gone."""
+"""Giving machines back: asked for, confirmed by the provider, paid, and only then written down as gone."""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ async def validating(ctx: Context, job: Job) -> Step:
         async with ctx.store.read() as tx:
             stored = await tx.files.get(job.project_id, file_id)
         if stored is None:
-            return failed(ctx, job, "file_not_found", f"File {file_id} is deleted or has expired.", param=param)
+            return failed(
+                ctx, job, "file_not_found", f"File {file_id} is deleted or has expired.", param=param
+            )
         files[param] = stored
     reports = {param: await _report(ctx, job, param, stored) for param, stored in files.items()}
     if _VALID in reports:
