@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from graftwork.core.clock import Clock, SystemClock
 from graftwork.core.errors import GraftworkError, MethodNotAllowed, NotFound, Unauthorized
-from graftwork.core.keys import key_matches, split_key
+from graftwork.core.keys import key_matches, parse_key
 from graftwork.gateway.calls import Attempt, Caller, Price, no_price
 from graftwork.gateway.exchange import CallerLeft, Exchange, Receive, Scope, Send
 from graftwork.gateway.ledger import LedgerWriter
@@ -100,7 +100,7 @@ class Gateway:
         if authorization is None:
             raise _unauthorized("No API key was sent.", code="missing_api_key")
         scheme, _, text = authorization.partition(b" ")
-        parts = split_key(text.strip().decode("latin-1")) if scheme.lower() == b"bearer" else None
+        parts = parse_key(text.strip().decode("latin-1")) if scheme.lower() == b"bearer" else None
         if parts is None:
             raise _unauthorized("The API key is malformed.")
         key = self._snapshots.current.keys.get(parts.lookup)
