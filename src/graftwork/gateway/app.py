@@ -161,7 +161,11 @@ class Gateway:
         return key.expires_at is not None and key.expires_at <= self._clock.now()
 
     def _price(self, target: Target) -> Price:
-        raise no_price(target.base)
+        book = self._snapshots.current.prices
+        price = book.get("models", {}).get(target.base)
+        if price is None:
+            raise no_price(target.base)
+        return Price(price["input"], price["output"], book["version"])
 
 
 def _unauthorized(message: str, code: str | None = None) -> Unauthorized:

@@ -65,7 +65,7 @@ def test_what_an_engine_must_not_see_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("n", [1, 8], [0, 9, 1.5, True, "2", 2**70]),
+        ("n", [1, 8], [0, 9, 1.5, True, "2", 2**62]),
         ("max_tokens", [1, 131_072], [0, -1, 131_073, "9"]),
         ("max_completion_tokens", [1], [0, 131_073]),
         ("temperature", [0, 2, 0.5], [-0.1, 2.1, "1", True]),
