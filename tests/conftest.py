@@ -1,13 +1,14 @@
 """Databases for tests: every test that takes ``store`` runs on SQLite and on a real PostgreSQL.
 
-One PostgreSQL cluster is started for the test session (binaries from PATH or Debian's folders, Unix socket only, as
-another user when we are root, because PostgreSQL refuses root). Each test gets a fresh database, copied from a
-template that was migrated once.
+One PostgreSQL cluster is started for the test session (binaries from PATH or Debian's folders, Unix socket
+only, as another user when we are root, because PostgreSQL refuses root). Each test gets a fresh database,
+copied from a template that was migrated once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import pwd
 import shutil
@@ -17,10 +18,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from graftwork.core.nouns import Adapter, Job, Organization, Project, Version, Weights
+from graftwork.core.states import Phase, Verdict, Want
 from graftwork.store import Store
 
 DATABASES = ["sqlite", "postgres"]
@@ -174,3 +178,100 @@ async def store(database_url: str) -> AsyncIterator[Store]:
     opened = await Store.open(database_url)
     yield opened
     await opened.close()
+
+
+class World:
+    """Makes the rows that others hang on: fresh ids, plausible values, anything overridable."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.numbers = itertools.count(1)
+
+    async def project(self, **fields: Any) -> Project:
+        """A project in an organization of its own."""
+        number = next(self.numbers)
+        organization = Organization(id=f"org-{number}", name=f"acme{number}", created_at=1.0)
+        given = {
+            "id": f"proj_{number}",
+            "organization_id": organization.id,
+            "name": "main",
+            "created_at": 1.0,
+        }
+        project = Project(**{**given, **fields})
+        async with self.store.begin() as tx:
+            await tx.organizations.create(organization)
+            await tx.projects.create(project)
+        return project
+
+    def new_job(self, project_id: str, **fields: Any) -> Job:
+        """A job that is not stored yet."""
+        number = next(self.numbers)
+        given: dict[str, Any] = {
+            "id": f"ftjob-{number}",
+            "project_id": project_id,
+            "phase": Phase.QUEUED,
+            "want": Want.RUN,
+            "base": "seedling",
+            "suffix": "support",
+            "seed": 7,
+            "training_file": "file-1",
+            "validation_file": None,
+            "asked": {"n_epochs": "auto"},
+            "metadata": None,
+            "integrations": None,
+            "created_at": float(number),
+        }
+        return Job(**{**given, **fields})
+
+    async def job(self, project_id: str, **fields: Any) -> Job:
+        """A stored job."""
+        async with self.store.begin() as tx:
+            job, _ = await tx.jobs.create(self.new_job(project_id, **fields))
+        return job
+
+    async def weights(self, project_id: str, **fields: Any) -> Weights:
+        """Stored weights."""
+        given: dict[str, Any] = {
+            "digest": f"{next(self.numbers):064x}",
+            "project_id": project_id,
+            "base": "seedling",
+            "files": {"adapter_model.safetensors": "0" * 64},
+            "probes": [{"tokens": [1, 2], "start": 1, "logprobs": [-0.5], "base_logprobs": [-2.0]}],
+            "created_at": 1.0,
+            "rank": 8,
+        }
+        weights = Weights(**{**given, **fields})
+        async with self.store.begin() as tx:
+            await tx.weights.create(weights)
+        return weights
+
+    async def adapter(self, project_id: str, name: str = "support", base: str = "seedling") -> Adapter:
+        """A stored adapter."""
+        async with self.store.begin() as tx:
+            return await tx.adapters.ensure(project_id, name, base, 1.0)
+
+    async def version(self, adapter: Adapter, **fields: Any) -> Version:
+        """A stored version, with the job and the weights it came from."""
+        job = await self.job(adapter.project_id)
+        weights = await self.weights(adapter.project_id)
+        number = next(self.numbers)
+        given: dict[str, Any] = {
+            "id": f"{number:064x}",
+            "project_id": adapter.project_id,
+            "adapter_id": adapter.id,
+            "number": 0,
+            "job_id": job.id,
+            "weights": weights.digest,
+            "model": f"ft:seedling:acme:{adapter.name}:{number}",
+            "manifest": {"files": weights.files},
+            "verdict": Verdict.PASS,
+            "created_at": 1.0,
+        }
+        async with self.store.begin() as tx:
+            return await tx.versions.create(Version(**{**given, **fields}))
+
+
+@pytest.fixture
+def world(store: Store) -> World:
+    """Makes rows in ``store``."""
+    return World(store)

@@ -42,7 +42,7 @@ class Aliases(Repository):
         reason: str,
         at: float,
     ) -> Alias:
-        """Point the alias at a version, if its generation is still ``expected_generation`` (0: must not exist).
+        """Point the alias at a version if its generation is ``expected_generation`` (0: must not exist).
 
         Raises:
             NotFound: the adapter has no such live version (code ``version_not_found``).

@@ -19,7 +19,7 @@ class Checkpoints(Repository):
         return added
 
     async def set_weights(self, id: str, digest: str) -> bool:
-        """Note the digest of the adapter's files, which makes the checkpoint callable; only once (else False)."""
+        """Note the digest of the adapter's files: the checkpoint is callable now. Only once (else False)."""
         self._touch()
         return await self._change(
             checkpoints, checkpoints.c.id == id, checkpoints.c.weights.is_(None), weights=digest

@@ -94,9 +94,9 @@ class Jobs(Repository):
     ) -> bool:
         """Change a claimed job, guarded by lease, fence and (for a move) phase as they were loaded.
 
-        A move writes a line in the job's log in the same transaction: ``message``, or "Moved from … to …"; its
-        level is ``info`` (``error`` for a move to failed) unless given. After an apply that changed the phase or
-        the fence, go on with ``claim.updated(phase=…, fence=…)``.
+        A move writes a line in the job's log in the same transaction: ``message``, or "Moved from … to …";
+        its level is ``info`` (``error`` for a move to failed) unless given. After an apply that changed the
+        phase or the fence, go on with ``claim.updated(phase=…, fence=…)``.
 
         Returns:
             False if the lease, the fence or the phase is no longer as loaded: throw the work away.

@@ -1,8 +1,9 @@
 """The ledger: append-only money and usage records, each unique by an idempotency key.
 
-An entry is written *open* (a reservation) before money is spent and *settled* once afterwards, or written settled
-at once. Nothing is ever counted twice: inserts ignore a key that is there, and only an open entry can be settled or
-voided. What a project has spent (open and settled) is kept beside the ledger in the same transaction.
+An entry is written *open* (a reservation) before money is spent and *settled* once afterwards, or written
+settled at once. Nothing is ever counted twice: inserts ignore a key that is there, and only an open entry can
+be settled or voided. What a project has spent (open and settled) is kept beside the ledger in the same
+transaction.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Ledger(Repository):
     async def spent(self, project_id: str, *, lock: bool = False) -> int:
         """Settled and open amounts of a project, in micro-dollars.
 
-        With ``lock`` nobody else can reserve for the project until this transaction ends: check, then reserve.
+        With ``lock`` nobody else can reserve for the project until this transaction ends: check, then
+        reserve.
         """
         if lock:
             await self._session.run(
@@ -111,7 +113,7 @@ class Ledger(Repository):
         after: str | None = None,
         limit: int,
     ) -> Page[LedgerEntry]:
-        """A page of the project's entries created in [since, until), newest first; ``after`` is an entry's key."""
+        """A page of entries created in [since, until), newest first; ``after`` is an entry's key."""
         mine = ledger.c.project_id == project_id
         scope = [mine]
         if since is not None:

@@ -1,6 +1,7 @@
-"""All tables. Column names equal the nouns' field names; what is not a noun's field is the store's own business.
+"""All tables. A column is a field of a noun under the same name, or the store's own business.
 
-Every tenant table carries ``project_id``. Rows are never deleted: things are marked deleted, revoked, gone or void.
+Every tenant table carries ``project_id``. Rows are never deleted: things are marked deleted, revoked, gone or
+void.
 """
 
 from __future__ import annotations
