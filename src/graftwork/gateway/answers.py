@@ -1,8 +1,8 @@
 """From an engine's bytes to what the caller gets: our id, the caller's model name, usage counted.
 
-Streams are passed on event by event. The first event is parsed to learn what the engine calls the answer and the
-model; after that two byte replacements an event are enough, because a raw ``"id":"…"`` cannot occur inside a JSON
-string (quotes are escaped there). Errors, and the chunk that carries nothing but usage, are parsed.
+Streams are passed on event by event. The first event is parsed to learn what the engine calls the answer and
+the model; after that two byte replacements an event are enough, because a raw ``"id":"…"`` cannot occur inside
+a JSON string (quotes are escaped there). Errors, and the chunk that carries nothing but usage, are parsed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Relay:
     """Rewrites one stream. Holds back its end (usage and ``[DONE]``) until the ledger is settled.
 
     Attributes:
-        pieces: events with choices passed on; an estimate of the tokens generated where an engine does not count.
+        pieces: events with choices passed on; estimates the tokens generated where an engine does not count.
         done: the engine said ``[DONE]``.
     """
 

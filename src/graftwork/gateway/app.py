@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graftwork.core.clock import Clock, SystemClock
 from graftwork.core.errors import GraftworkError, MethodNotAllowed, NotFound, Unauthorized
@@ -44,7 +44,7 @@ class GatewaySettings:
     engine: str = "embedded"
     patience: float = 30.0
     poll: float = 0.2
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 def new_request_id() -> str:
@@ -70,9 +70,7 @@ class Gateway:
         self._pepper = pepper
         self._clock = clock or SystemClock()
         self._snapshots = Snapshots(store, interval=settings.poll)
-        self._resolver = Resolver(
-            store, self._snapshots, engine=settings.engine, patience=settings.patience
-        )
+        self._resolver = Resolver(store, self._snapshots, engine=settings.engine, patience=settings.patience)
         self._ledger = LedgerWriter(store, self._cap)
         self._upstream = UpstreamClient(settings.timeouts)
         self._caller = Caller(self._ledger, self._upstream, self._clock)

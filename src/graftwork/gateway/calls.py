@@ -1,4 +1,7 @@
-"""One metered attempt: reserve, call the engine, relay, settle; void when it failed, settle what was used when left."""
+"""One metered attempt: reserve, call the engine, relay, settle.
+
+A failed attempt is voided; when the caller leaves, what was used until then is settled.
+"""
 
 from __future__ import annotations
 

@@ -111,9 +111,7 @@ class Exchange:
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.started = True
         known: Header = (b"x-request-id", self.request_id.encode())
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, known]}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, known]})
 
 
 class Watch:

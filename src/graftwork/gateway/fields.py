@@ -1,7 +1,7 @@
 """Checks of the fields a request may carry: every number bounded, every unknown field refused.
 
-The tables ``CHAT`` and ``COMPLETIONS`` are the allow-list. A field that is not in them never reaches an engine:
-an engine must not see a caller's request ids, cache salts, adapter paths or unbounded integers.
+The tables ``CHAT`` and ``COMPLETIONS`` are the allow-list. A field that is not in them never reaches an
+engine: it must not see a caller's request ids, cache salts, adapter paths or unbounded integers.
 """
 
 from __future__ import annotations

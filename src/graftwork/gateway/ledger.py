@@ -1,8 +1,8 @@
-"""Durable metering by group commit: every request waits for its row, and waiting requests share a transaction.
+"""Durable metering by group commit: each request waits for its row, waiting requests share a transaction.
 
-A request's row is *open* (reserved) before an engine is called and *settled* before the last byte of the answer goes
-out, so no answered request is unbilled whatever happens to this process. There is no tick: a transaction starts as
-soon as the one before it has ended, with all that came in meanwhile.
+A request's row is *open* (reserved) before an engine is called and *settled* before the last byte of the
+answer goes out, so no answered request is unbilled whatever happens to this process. There is no tick: a
+transaction starts as soon as the one before it has ended, with all that came in meanwhile.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ class LedgerWriter:
 
 def _over(cap: int, spent: int, amount: int) -> BudgetExceeded:
     return BudgetExceeded(
-        f"This request may cost {dollars(amount)}, and {dollars(spent)} of the project's budget of {dollars(cap)} "
-        "are spent or reserved.",
+        f"This request may cost {dollars(amount)}, and of the project's budget of {dollars(cap)} "
+        f"{dollars(spent)} are spent or reserved.",
         fix="Raise the budget, or ask for fewer tokens (max_tokens).",
         code="insufficient_quota",
     )

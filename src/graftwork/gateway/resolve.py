@@ -6,8 +6,8 @@
     ft:seedling:org:support:x   a version by its OpenAI name; with ``:ckpt-step-n`` a checkpoint of it
     seedling                    a base model
 
-A name means the same weights or nothing: an adapter that cannot answer now is waited for, then refused. It is never
-answered by its base model (law 7 of the design).
+A name means the same weights or nothing: an adapter that cannot answer now is waited for, then refused. It is
+never answered by its base model (law 7 of the design).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Resolver:
         if found is None:
             raise NotFound(
                 f"The model {model[:128]!r} does not exist or you do not have access to it.",
-                fix="List the models to see what can be called; an adapter's bare name needs a promoted version.",
+                fix="List the models to see what can be called; a bare adapter name needs a promoted version.",
                 code="model_not_found",
                 param="model",
             )
@@ -145,7 +145,7 @@ class Resolver:
         """Where the target answers; if it does not yet, ask for it and wait.
 
         Raises:
-            Unavailable: still not ready after ``patience`` seconds, or its placement failed (``model_not_ready``).
+            Unavailable: not ready after ``patience`` seconds, or its placement failed (``model_not_ready``).
         """
         here = live(self._snapshots.current, target)
         if here is not None:

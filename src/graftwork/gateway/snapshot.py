@@ -20,8 +20,8 @@ USED_EVERY = 15.0
 class Snapshots:
     """Keeps ``current`` no older than ``interval`` seconds, and fresher on demand.
 
-    While the database cannot be reached the last snapshot stays in use: reading requests need no database, and
-    what costs money fails at the ledger.
+    While the database cannot be reached the last snapshot stays in use: reading requests need no database,
+    and what costs money fails at the ledger.
     """
 
     def __init__(self, store: Store, *, interval: float = 0.2, gap: float = 0.05) -> None:

@@ -1,7 +1,7 @@
 """The gateway's HTTP/1.1 client: a keep-alive pool per origin on asyncio and httptools.
 
-Small on purpose. General-purpose clients cost several times the CPU of everything else the gateway does; this one
-knows exactly what an engine needs: POST with a body, answers plain or chunked, deadlines, early close.
+Small on purpose. General-purpose clients cost several times the CPU of everything else the gateway does; this
+one knows what an engine needs: POST with a body, answers plain or chunked, deadlines, early close.
 """
 
 from __future__ import annotations

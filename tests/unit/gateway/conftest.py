@@ -105,7 +105,12 @@ class World:
             )
 
     async def version(
-        self, tenant: Tenant, adapter: str = "support", *, alias: str | None = "production", ready: bool = True
+        self,
+        tenant: Tenant,
+        adapter: str = "support",
+        *,
+        alias: str | None = "production",
+        ready: bool = True,
     ) -> Version:
         digest = ids.new_id("", 64)
         job = await self._job(tenant, adapter)

@@ -1,6 +1,7 @@
 """Rewriting of answers, whole and streamed, however the stream is cut."""
 
 import json
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -52,7 +53,7 @@ def stream(bodies, style):
 def relayed(data, cuts=(), *, wants_usage=False):
     relay = Relay(OURS, MODEL, wants_usage=wants_usage)
     edges = [0, *sorted(c for c in cuts if c < len(data)), len(data)]
-    out = b"".join(relay.feed(data[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    out = b"".join(relay.feed(data[a:b]) for a, b in pairwise(edges))
     return relay, out, relay.end()
 
 
@@ -125,8 +126,16 @@ def test_comments_are_dropped():
         b"data: " + b"x" * (1024 * 1024 + 10),
     ],
     ids=[
-        "error", "error-with-id", "error-first", "no-usage", "no-done", "after-done", "not-json", "not-object",
-        "bad-usage", "endless",
+        "error",
+        "error-with-id",
+        "error-first",
+        "no-usage",
+        "no-done",
+        "after-done",
+        "not-json",
+        "not-object",
+        "bad-usage",
+        "endless",
     ],
 )
 def test_a_broken_stream_is_a_failure_that_says_nothing_of_the_inside(data):
@@ -142,7 +151,9 @@ def test_the_word_error_alone_is_no_failure():
 
 
 def test_a_whole_answer():
-    body, used = whole(orjson.dumps({"id": "x", "model": "y", "choices": [1], "usage": usage(2)}), OURS, MODEL)
+    body, used = whole(
+        orjson.dumps({"id": "x", "model": "y", "choices": [1], "usage": usage(2)}), OURS, MODEL
+    )
     assert orjson.loads(body) == {"id": OURS, "model": MODEL, "choices": [1], "usage": usage(2)}
     assert used == {"prompt_tokens": 7, "completion_tokens": 2}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,8 @@ from graftwork.gateway import connection as module
 from graftwork.gateway.connection import Connection
 
 PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\nhello world"
-CHUNKED = (
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello \r\n5;ext=1\r\nworld\r\n0\r\ntrailer: x\r\n\r\n"
-)
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = CHUNKED_HEAD + b"6\r\nhello \r\n5;ext=1\r\nworld\r\n0\r\ntrailer: x\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello world"
 CONTINUE = b"HTTP/1.1 100 Continue\r\nx-early: 1\r\n\r\n" + PLAIN
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -88,7 +88,9 @@ async def test_an_answer_split_at_any_byte_reads_the_same(answer, body, keeps):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([PLAIN, CHUNKED, CONTINUE]), st.lists(st.integers(1, len(CONTINUE)), max_size=12), st.data()
+    st.sampled_from([PLAIN, CHUNKED, CONTINUE]),
+    st.lists(st.integers(1, len(CONTINUE)), max_size=12),
+    st.data(),
 )
 def test_an_answer_in_any_pieces_or_cut_short(answer, cuts, data):
     end = data.draw(st.integers(0, len(answer)))
@@ -97,7 +99,7 @@ def test_an_answer_in_any_pieces_or_cut_short(answer, cuts, data):
         connection, _ = opened()
         reader = asyncio.ensure_future(read(connection))
         edges = sorted({0, end, *(c for c in cuts if c < end)})
-        for left, right in zip(edges, edges[1:], strict=False):
+        for left, right in pairwise(edges):
             connection.data_received(answer[left:right])
             await asyncio.sleep(0)
         connection.connection_lost(None)

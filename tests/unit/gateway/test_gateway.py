@@ -8,6 +8,7 @@ import pytest
 
 from graftwork.core.errors import TrainingError
 from graftwork.core.states import EntryState, PlacementState
+from graftwork.gateway import Gateway
 from graftwork.gateway.requests import BODY_LIMIT
 from graftwork.gateway.resolve import engine_name
 from graftwork.serving.port import BASE as ENGINE_BASE
@@ -102,7 +103,16 @@ async def test_every_kind_of_name(world):
 
 @pytest.mark.parametrize(
     "name",
-    ["nothing", "support@9", "support@", "support@nope", "ft:seedling:acme:x:y", "base", "../../etc/passwd", "@1"],
+    [
+        "nothing",
+        "support@9",
+        "support@",
+        "support@nope",
+        "ft:seedling:acme:x:y",
+        "base",
+        "../../etc/passwd",
+        "@1",
+    ],
 )
 async def test_unknown_names_are_one_404(world, name):
     tenant = await world.tenant()
@@ -120,8 +130,9 @@ async def test_another_projects_names_answer_as_if_they_were_not(world):
     for name in ("support", "support@1", version.model, f"{version.model}:ckpt-step-10"):
         theirs, nothing = await world.chat(other, name), await world.chat(other, "n" * len(name))
         assert theirs.status == nothing.status == 404
-        assert theirs.json()["error"]["message"].replace(name, "n" * len(name)) == (
-            nothing.json()["error"]["message"]
+        assert (
+            theirs.json()["error"]["message"].replace(name, "n" * len(name))
+            == (nothing.json()["error"]["message"])
         )
     digest = engine_name(version.weights)
     for name in (version.weights, digest):
@@ -141,7 +152,13 @@ async def test_no_key_a_wrong_key_a_revoked_key_an_expired_key(both):
     tenant, late = await both.tenant(), await both.tenant("late", expires_at=1.0)
     await both.version(tenant)
     assert (await both.chat(tenant)).status == 200
-    for key in ("", "sk-nonsense", tenant.key[:-1] + "!", "gw_" + "a" * 12 + "_" + "b" * 40, tenant.key + "x"):
+    for key in (
+        "",
+        "sk-nonsense",
+        tenant.key[:-1] + "!",
+        "gw_" + "a" * 12 + "_" + "b" * 40,
+        tenant.key + "x",
+    ):
         bad = type(tenant)(tenant.project, key, "")
         assert (await both.chat(bad)).status == 401
     assert (await both.chat(late)).status == 401
@@ -407,8 +424,6 @@ async def test_used_keys_are_noted(world):
 
 
 async def test_the_lifespan_starts_and_stops_it(lite):
-    from graftwork.gateway import Gateway
-
     messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     sent = []
 

@@ -55,7 +55,15 @@ def test_a_stream_always_counts_and_remembers_whether_the_caller_asked():
 
 @pytest.mark.parametrize(
     "name",
-    ["cache_salt", "lora_path", "lora_request", "request_id", "priority", "chat_template", "add_special_tokens"],
+    [
+        "cache_salt",
+        "lora_path",
+        "lora_request",
+        "request_id",
+        "priority",
+        "chat_template",
+        "add_special_tokens",
+    ],
 )
 def test_what_an_engine_must_not_see_is_refused(name):
     error = refused(chat, **{name: "x"})

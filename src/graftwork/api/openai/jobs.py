@@ -33,9 +33,7 @@ async def create_job(
     body: CreateJob, caller: Caller, platform: OnPlatform, idempotency_key: IdempotencyKey = None
 ) -> FineTuningJob:
     """Create a job. The same ``Idempotency-Key`` and body give the first job again; another body is a 409."""
-    view = await platform.jobs.create(
-        caller.project_id, body.request(), idempotency_key=idempotency_key
-    )
+    view = await platform.jobs.create(caller.project_id, body.request(), idempotency_key=idempotency_key)
     return job_wire(view)
 
 
@@ -47,14 +45,12 @@ async def list_jobs(
     after: str | None = None,
     limit: Limit = 20,
 ) -> List[FineTuningJob]:
-    """The project's jobs, newest first; ``metadata[k]=v`` filters, ``metadata=null`` keeps those without any."""
+    """The project's jobs, newest first; ``metadata[k]=v`` filters, ``metadata=null`` keeps those without."""
     wanted = _metadata(request)
     if wanted is None:
         page = await _without_metadata(platform, caller.project_id, after, limit)
     else:
-        page = await platform.jobs.list(
-            caller.project_id, after=after, limit=limit, metadata=wanted or None
-        )
+        page = await platform.jobs.list(caller.project_id, after=after, limit=limit, metadata=wanted or None)
     return List(data=[job_wire(view) for view in page.items], has_more=page.has_more)
 
 

@@ -24,9 +24,7 @@ async def retrieve_model(name: str, caller: Caller, platform: OnPlatform) -> Mod
 
 
 @router.delete("/{name:path}")
-async def delete_model(
-    name: str, caller: Caller, platform: OnPlatform, gateway: OnGateway
-) -> ModelDeleted:
+async def delete_model(name: str, caller: Caller, platform: OnPlatform, gateway: OnGateway) -> ModelDeleted:
     """Delete a fine-tuned model of the project."""
     view = await platform.models.delete(caller.project_id, name)
     await gateway.refresh()

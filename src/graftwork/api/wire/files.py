@@ -9,7 +9,7 @@ from graftwork.core.nouns import StoredFile
 
 
 class File(Wire):
-    """OpenAI's file object. Uploads are stored whole before they are answered, so they are always processed."""
+    """OpenAI's file object. An upload is answered when it is stored whole, so it is always processed."""
 
     id: str
     object: Literal["file"] = "file"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from graftwork.api.wire.base import TolerantBody, Wire, seconds
-from graftwork.control.services.jobs import JobRequest
+from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import CheckpointView, JobView
-from graftwork.core.nouns import JobEvent
+from graftwork.core.money import dollars
+from graftwork.core.nouns import Evaluation, JobEvent
 
 Json = dict[str, Any]
 
@@ -233,7 +234,7 @@ def progress_wire(view: JobView) -> Json:
         "losses": list(progress.losses),
         "valid_loss": progress.valid_loss,
         "tokens_per_s": progress.tokens_per_s,
-        "eta_seconds": progress.eta_seconds,
+        "eta_s": progress.eta_seconds,
         "trained_tokens": progress.trained_tokens,
     }
 
@@ -248,17 +249,40 @@ def _error(error: Json) -> JobError:
     )
 
 
+def gate_wire(evaluation: Evaluation | None) -> Json | None:
+    """What the gate said: verdict, table, reasons, and which evaluation it read."""
+    if evaluation is None:
+        return None
+    return {**evaluation.report, "verdict": str(evaluation.verdict), "evaluation": evaluation.id}
+
+
 def _extras(view: JobView) -> JobExtras:
-    job, evaluation = view.job, view.evaluation
-    gate = None
-    if evaluation is not None:
-        gate = {"verdict": str(evaluation.verdict), "evaluation": evaluation.id, "report": evaluation.report}
+    job = view.job
     return JobExtras(
         phase=str(job.phase),
         adapter=view.adapter,
         version=None if view.version is None else view.version.number,
-        gate=gate,
+        gate=gate_wire(view.evaluation),
         progress=progress_wire(view),
-        plan=job.plan,
-        cost={"settled": view.cost, "reserved": view.reserved, "currency": "usd", "unit": "micro"},
+        plan=_plan(job.plan),
+        cost={
+            "settled_micro": view.cost,
+            "reserved_micro": view.reserved,
+            "settled": dollars(view.cost),
+            "reserved": dollars(view.reserved),
+        },
     )
+
+
+def _plan(plan: Json | None) -> Json | None:
+    """The plan as its owner sees it: what was chosen and why, without what phases hand on to each other."""
+    if plan is None:
+        return None
+    schedule = (plan.get("spec") or {}).get("schedule") or {}
+    return {
+        "schedule": {name: value for name, value in schedule.items() if name != "explained"} or None,
+        "explained": schedule.get("explained") or {},
+        "lora": (plan.get("spec") or {}).get("lora"),
+        "estimate": plan.get("estimate"),
+        "quote": plan.get("quote"),
+    }

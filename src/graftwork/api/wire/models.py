@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from graftwork.api.wire.base import Wire
 from graftwork.control.views import ModelView
+from graftwork.models import CatalogueEntry
 
 
 class ModelExtras(Wire):
@@ -45,7 +46,8 @@ class CatalogueModel(Wire):
     parameters: int
     context: int
     licence: str
-    prices: dict[str, Any]
+    prices: dict[str, int]
+    """``train``, ``input`` and ``output``."""
     trainers: list[str]
     engines: list[str]
 
@@ -54,3 +56,20 @@ def model_wire(view: ModelView) -> Model:
     """A model as OpenAI writes it."""
     extras = ModelExtras(kind=view.kind, ready=view.ready, reason=view.reason, version=view.version)
     return Model(id=view.name, created=int(view.created_at), owned_by=view.owner, graftwork=extras)
+
+
+def catalogue_wire(entry: CatalogueEntry) -> CatalogueModel:
+    """A base model for whoever chooses one."""
+    prices = entry.prices
+    return CatalogueModel(
+        name=entry.name,
+        repository=entry.repository,
+        revision=entry.revision,
+        family=entry.family,
+        parameters=entry.parameters,
+        context=entry.context,
+        licence=entry.licence,
+        prices={"train": prices.train, "input": prices.input, "output": prices.output},
+        trainers=list(entry.trainers),
+        engines=list(entry.engines),
+    )
