@@ -1,6 +1,6 @@
 """The outermost layer: a request id on every answer, a bounded body, OpenAI's envelope for every error.
 
-Here alone any exception is caught: what is no error of ours is logged with its request id and answered as 500.
+Here alone any exception is caught: what is no error of ours is logged with its request id and is a 500.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and ends by a signal without passing it on: the platform is still to be closed."""
+    """Says when it listens, and ends by a signal without passing it on: the platform closes after it."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
         super().__init__(config)

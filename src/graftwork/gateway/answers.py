@@ -1,8 +1,8 @@
 """From an engine's bytes to what the caller gets: our id, the caller's model name, usage counted.
 
 Streams are passed on event by event. The first event is parsed to learn what the engine calls the answer and
-the model; after that two byte replacements an event are enough, because a raw ``"id":"…"`` cannot occur inside
-a JSON string (quotes are escaped there). Errors, and the chunk that carries nothing but usage, are parsed.
+the model; after that two byte replacements an event are enough, because a raw ``"id":"…"`` cannot occur in a
+JSON string (quotes are escaped there). Errors, and the chunk that carries nothing but usage, are parsed.
 """
 
 from __future__ import annotations

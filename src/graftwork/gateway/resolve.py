@@ -135,7 +135,7 @@ class Resolver:
         if found is None:
             raise NotFound(
                 f"The model {model[:128]!r} does not exist or you do not have access to it.",
-                fix="List the models to see what can be called; a bare adapter name needs a promoted version.",
+                fix="List the models to see what can be called; a bare adapter name needs a promotion.",
                 code="model_not_found",
                 param="model",
             )
