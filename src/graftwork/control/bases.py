@@ -6,49 +6,66 @@ import asyncio
 from pathlib import Path
 
 from graftwork.data import Renderer
-from graftwork.models import CatalogueEntry, catalogue, locate
+from graftwork.models import Catalogue, CatalogueEntry, locate, pin
+from graftwork.models.cache import Hub
 
 
 class Bases:
-    """The base models of this server. Files are located (or fetched) once, renderers are kept.
+    """The base models of this server. Files are fetched once, renderers are kept.
 
     Args:
+        catalogue: which base models may be named.
         cache: folder for base models fetched from elsewhere.
+        hub: where they are fetched from.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, cache: Path, hub: Hub | None = None) -> None:
+        self._catalogue = catalogue
         self._cache = cache
-        self._renderers: dict[str, Renderer] = {}
-        self._lock = asyncio.Lock()
+        self._hub = hub
+        self._renderers: dict[tuple[str, str], Renderer] = {}
 
-    def get(self, name: str) -> CatalogueEntry:
-        """The entry of a base model.
+    async def get(self, name: str) -> CatalogueEntry:
+        """The entry of a base model, as far as it is known without fetching a known model's files.
 
         Raises:
-            NotFound: there is none of that name (``model_not_found``).
+            NotFound: there is none of that name, or it may not be used here (``model_not_found``).
         """
-        return catalogue.get(name)
+        return await asyncio.to_thread(self._catalogue.get, name)
 
-    def list(self) -> list[CatalogueEntry]:
-        """All base models that may be asked for by name."""
-        return catalogue.list()
+    async def pinned(self, name: str) -> CatalogueEntry:
+        """The entry with the commit it stands for now; may download, so it may take long.
+
+        Raises:
+            NotFound, InvalidRequest: as ``models.locate``.
+        """
+        return await asyncio.to_thread(pin, await self.get(name), self._cache, self._hub)
+
+    def list(self) -> tuple[CatalogueEntry, ...]:
+        """All base models that may be named without further ado."""
+        return self._catalogue.list()
+
+    def engine(self, entry: CatalogueEntry) -> str:
+        """The engine that serves a base model here."""
+        return entry.engines[0]
 
     async def path(self, name: str) -> Path:
-        """The folder with the model's files; may download, so it may take long.
+        """The folder with the model's files; may download.
 
         Raises:
-            NotFound: there is no such base model.
-            Unavailable: it cannot be fetched now.
+            NotFound, InvalidRequest: as ``models.locate``.
         """
-        return await asyncio.to_thread(locate, self.get(name), self._cache)
+        return await asyncio.to_thread(locate, await self.pinned(name), self._cache, self._hub)
 
     async def renderer(self, name: str) -> Renderer:
         """The model's tokenizer and chat template.
 
         Raises:
-            NotFound, Unavailable: as ``path``.
+            NotFound, InvalidRequest: as ``models.locate``.
         """
-        async with self._lock:
-            if name not in self._renderers:
-                self._renderers[name] = await asyncio.to_thread(Renderer.load, await self.path(name))
-            return self._renderers[name]
+        entry = await self.pinned(name)
+        key = (entry.repository, entry.revision)
+        if key not in self._renderers:
+            folder = await asyncio.to_thread(locate, entry, self._cache, self._hub)
+            self._renderers[key] = await asyncio.to_thread(Renderer.load, folder)
+        return self._renderers[key]

@@ -25,7 +25,7 @@ class Checkpoints(Repository):
             checkpoints, checkpoints.c.id == id, checkpoints.c.weights.is_(None), weights=digest
         )
 
-    async def by_step(self, job_id: str, step: int) -> Checkpoint | None:
+    async def at_step(self, job_id: str, step: int) -> Checkpoint | None:
         """The job's checkpoint at a step."""
         return await self._one(
             Checkpoint, checkpoints, checkpoints.c.job_id == job_id, checkpoints.c.step == step

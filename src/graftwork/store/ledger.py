@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, case, func, or_, select, update
 
 from graftwork.core.nouns import Json, LedgerEntry
 from graftwork.core.states import EntryState
 from graftwork.store.pages import Page, page
-from graftwork.store.session import Items, Repository, values
+from graftwork.store.session import Items, Repository, Session, values
 from graftwork.store.tables import balances, ledger
 
 QUANTITIES = ("trained_tokens", "prompt_tokens", "completion_tokens", "seconds")
@@ -42,14 +42,19 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerTotal:
-    """Settled entries of one kind, model and price version together."""
+    """Entries of one kind, model and price version together."""
 
     kind: str
     model: str | None
     price_version: str
     entries: int
+    """How many were settled."""
     amount: int
+    """Settled, in micro-dollars."""
+    reserved: int
+    """Still open, in micro-dollars."""
     quantity: dict[str, int | float]
+    """Sums over what was settled."""
 
 
 class Ledger(Repository):
@@ -131,27 +136,45 @@ class Ledger(Repository):
             cursor_scope=[mine],
         )
 
-    async def totals(self, project_id: str, since: float | None, until: float | None) -> Items[LedgerTotal]:
-        """Sums of what was settled in [since, until), by kind, model and price version.
+    async def for_job(self, project_id: str, job_id: str) -> Items[LedgerEntry]:
+        """What a job cost and reserved (entries with ``refs["job"]``), oldest first."""
+        mine = (ledger.c.project_id == project_id, ledger.c.job_id == job_id)
+        return await self._all(LedgerEntry, ledger, *mine, order=[ledger.c.created_at, ledger.c.key])
 
-        By the time of settling, so that a period that is over never changes again.
+    async def totals(
+        self, project_id: str, since: float | None = None, until: float | None = None
+    ) -> Items[LedgerTotal]:
+        """Sums of what was settled, and of what was reserved and is still open, in [since, until).
+
+        By kind, model and price version; settled entries by the time of settling, so that what was settled in
+        a period that is over never changes again.
         """
-        where = [ledger.c.project_id == project_id, ledger.c.state == EntryState.SETTLED]
+        settled, still_open = ledger.c.state == EntryState.SETTLED, ledger.c.state == EntryState.OPEN
+        when = case((settled, ledger.c.settled_at), else_=ledger.c.created_at)
+        where = [ledger.c.project_id == project_id, or_(settled, still_open)]
         if since is not None:
-            where.append(ledger.c.settled_at >= since)
+            where.append(when >= since)
         if until is not None:
-            where.append(ledger.c.settled_at < until)
+            where.append(when < until)
         group = (ledger.c.kind, ledger.c.model, ledger.c.price_version)
-        sums = [func.sum(self._session.json_number(ledger.c.quantity, key)).label(key) for key in QUANTITIES]
-        count, amount = func.count().label("entries"), func.sum(ledger.c.amount).label("amount")
-        statement = select(*group, count, amount, *sums).where(*where).group_by(*group).order_by(*group)
+        sums = [
+            func.sum(case((settled, self._session.json_number(ledger.c.quantity, key)))).label(key)
+            for key in QUANTITIES
+        ]
+        amounts = (
+            func.sum(case((settled, 1), else_=0)).label("entries"),
+            func.sum(case((settled, ledger.c.amount), else_=0)).label("amount"),
+            func.sum(case((still_open, ledger.c.amount), else_=0)).label("reserved"),
+        )
+        statement = select(*group, *amounts, *sums).where(*where).group_by(*group).order_by(*group)
         return [
             LedgerTotal(
                 kind=row.kind,
                 model=row.model,
                 price_version=row.price_version,
-                entries=row.entries,
+                entries=int(row.entries),
                 amount=int(row.amount),
+                reserved=int(row.reserved),
                 quantity={
                     key: _plain(row._mapping[key]) for key in QUANTITIES if row._mapping[key] is not None
                 },
@@ -166,7 +189,7 @@ class Ledger(Repository):
 
     async def _write(self, entries: Sequence[LedgerEntry], state: EntryState) -> set[str]:
         written: set[str] = set()
-        for batch in _batches(entries):
+        for batch in _batches(sorted(entries, key=lambda entry: entry.key)):
             rows = [{**_row(entry), "state": state} for entry in batch]
             if state is EntryState.SETTLED:
                 rows = [{**row, "settled_at": row["settled_at"] or row["created_at"]} for row in rows]
@@ -174,7 +197,7 @@ class Ledger(Repository):
             new = await self._session.rows(
                 statement.returning(ledger.c.key, ledger.c.project_id, ledger.c.amount)
             )
-            await self._spend([(row.project_id, row.amount) for row in new])
+            await _spend(self._session, [(row.project_id, row.amount) for row in new])
             written.update(row.key for row in new)
         return written
 
@@ -194,26 +217,27 @@ class Ledger(Repository):
             if state is EntryState.SETTLED:
                 change = change.values(quantity=bindparam("counts"))
             await self._session.run(change, [_closing(wanted[row.key], state) for row in rows])
-            await self._spend([(row.project_id, wanted[row.key].amount - row.amount) for row in rows])
+            await _spend(
+                self._session, [(row.project_id, wanted[row.key].amount - row.amount) for row in rows]
+            )
             closed.update(row.key for row in rows)
         return closed
 
-    async def _spend(self, amounts: Iterable[tuple[str, int]]) -> None:
-        """Add to the balances, in one order for all writers."""
-        by_project: dict[str, int] = defaultdict(int)
-        for project_id, amount in amounts:
-            by_project[project_id] += amount
-        for project_id in sorted(by_project):
-            added = by_project[project_id]
-            statement = self._session.insert(balances).values(project_id=project_id, spent=added)
-            total = {"spent": balances.c.spent + added}
-            await self._session.run(
-                statement.on_conflict_do_update(index_elements=["project_id"], set_=total)
-            )
+
+async def _spend(session: Session, amounts: Iterable[tuple[str, int]]) -> None:
+    """Add to the balances, in one order for all writers."""
+    by_project: dict[str, int] = defaultdict(int)
+    for project_id, amount in amounts:
+        by_project[project_id] += amount
+    for project_id in sorted(by_project):
+        added = by_project[project_id]
+        statement = session.insert(balances).values(project_id=project_id, spent=added)
+        total = {"spent": balances.c.spent + added}
+        await session.run(statement.on_conflict_do_update(index_elements=["project_id"], set_=total))
 
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:
-    return {**values(entry), "model": entry.refs.get("model")}
+    return {**values(entry), "model": entry.refs.get("model"), "job_id": entry.refs.get("job")}
 
 
 def _closing(settlement: Settlement, state: EntryState) -> dict[str, Any]:

@@ -278,7 +278,7 @@ alias_moves = Table(
     _key("name"),
     Column("generation", BigInteger, primary_key=True, autoincrement=False),
     _text("from_version", null=True),
-    _text("version_id"),
+    _text("to_version"),
     _text("actor"),
     _text("reason"),
     _time("at"),
@@ -348,6 +348,9 @@ ledger = Table(
     _time("settled_at", null=True),
     # Not in the noun: ``refs["model"]``, so that a bill can group by it.
     _text("model", null=True),
+    # Not in the noun either: ``refs["job"]``, so that a job can show what it cost.
+    _text("job_id", null=True),
+    Index(None, "job_id"),
     Index(None, "project_id", "created_at", "key"),
     Index(None, "project_id", "settled_at"),
     Index(None, "state", "created_at"),

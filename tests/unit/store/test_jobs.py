@@ -283,4 +283,4 @@ async def test_checkpoints_are_one_per_step(store: Store, world):
         assert (page.items, page.has_more) == ([points[2], points[1]], True)
         page = await tx.checkpoints.list(job.id, after="ftckpt_2", limit=2)
         assert (page.items, page.has_more) == ([replace(points[0], weights=weights.digest)], False)
-        assert (await tx.checkpoints.by_step(job.id, 300)) == points[2]
+        assert (await tx.checkpoints.at_step(job.id, 300)) == points[2]

@@ -25,6 +25,11 @@ class Note:
     at: float | None = None
     dedupe: str | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether it can be the line of a move: nothing but words."""
+        return self.type == "message" and self.at is None and self.dedupe is None and self.data is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
