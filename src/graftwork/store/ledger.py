@@ -46,6 +46,7 @@ class LedgerTotal:
 
     kind: str
     model: str | None
+    base: str | None
     price_version: str
     entries: int
     """How many were settled."""
@@ -156,7 +157,7 @@ class Ledger(Repository):
             where.append(when >= since)
         if until is not None:
             where.append(when < until)
-        group = (ledger.c.kind, ledger.c.model, ledger.c.price_version)
+        group = (ledger.c.kind, ledger.c.model, ledger.c.base, ledger.c.price_version)
         sums = [
             func.sum(case((settled, self._session.json_number(ledger.c.quantity, key)))).label(key)
             for key in QUANTITIES
@@ -171,6 +172,7 @@ class Ledger(Repository):
             LedgerTotal(
                 kind=row.kind,
                 model=row.model,
+                base=row.base,
                 price_version=row.price_version,
                 entries=int(row.entries),
                 amount=int(row.amount),
@@ -237,7 +239,12 @@ async def _spend(session: Session, amounts: Iterable[tuple[str, int]]) -> None:
 
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:
-    return {**values(entry), "model": entry.refs.get("model"), "job_id": entry.refs.get("job")}
+    return {
+        **values(entry),
+        "model": entry.refs.get("model"),
+        "base": entry.refs.get("base"),
+        "job_id": entry.refs.get("job"),
+    }
 
 
 def _closing(settlement: Settlement, state: EntryState) -> dict[str, Any]:

@@ -346,9 +346,9 @@ ledger = Table(
     _json("refs"),
     _time("created_at"),
     _time("settled_at", null=True),
-    # Not in the noun: ``refs["model"]``, so that a bill can group by it.
+    # Not in the noun: copies out of ``refs``, by which bills group and jobs find what they cost.
     _text("model", null=True),
-    # Not in the noun either: ``refs["job"]``, so that a job can show what it cost.
+    _text("base", null=True),
     _text("job_id", null=True),
     Index(None, "job_id"),
     Index(None, "project_id", "created_at", "key"),

@@ -364,6 +364,7 @@ def _money() -> None:
         _real("created_at"),
         _real("settled_at", null=True),
         _text("model", null=True),
+        _text("base", null=True),
         _text("job_id", null=True),
         _primary("ledger", "key"),
         _foreign("ledger", ["project_id"], "projects", ["id"]),
