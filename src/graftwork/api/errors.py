@@ -6,6 +6,7 @@ Here alone any exception is caught: what is no error of ours is logged with its 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import orjson
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 JSON_LIMIT = 8 * 1024 * 1024
 UPLOAD_LIMIT = 520 * 1024 * 1024
 """A 512 MB file and its multipart wrapping."""
+_FIELD = re.compile(r"(?!(int|float|str|bool|tuple)$)\w+|\d+")
+"""Parts of a location that are fields; the others name the branch of a union (``constrained-int``)."""
 UPLOADS = ("/v1/files", "/api/datasets/check")
 
 
@@ -103,7 +106,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 def _explain(first: Any) -> InvalidRequest:
     """One error of pydantic's as one of ours."""
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    where = [str(part) for part in first["loc"][1:] if _FIELD.fullmatch(str(part))]
     if first["type"] == "json_invalid":
         return InvalidRequest("The body is not JSON.", fix="Send a JSON object.", code="invalid_json")
     param = ".".join(where) or None
@@ -114,9 +117,15 @@ def _explain(first: Any) -> InvalidRequest:
             code="missing_required_parameter",
             param=param,
         )
-    code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest(
+            f"{param} is not a known field.",
+            fix="Leave it out, or mend its name.",
+            code="unknown_parameter",
+            param=param,
+        )
     return InvalidRequest(
-        f"{param or 'The body'}: {first['msg']}.", fix="Mend or leave out this field.", code=code, param=param
+        f"{param or 'The body'}: {first['msg']}.", fix="Mend or leave out this field.", code="invalid_value", param=param
     )
 
 

@@ -9,6 +9,7 @@ from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import CheckpointView, JobView
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Evaluation, JobEvent
+from graftwork.core.specs import TrainingOptions
 
 Json = dict[str, Any]
 
@@ -41,7 +42,7 @@ class CreateJob(TolerantBody):
     method: MethodBody | None = None
     hyperparameters: Json | None = None
     """Deprecated alias of ``method.supervised.hyperparameters``."""
-    graftwork: Json | None = None
+    graftwork: TrainingOptions | None = None
     """Our own options (``extra_body={"graftwork": {…}}``); an unknown key in here is an error."""
 
     def request(self) -> JobRequest:
@@ -49,6 +50,9 @@ class CreateJob(TolerantBody):
         method = self.method
         part = None if method is None else method.supervised
         asked = part.hyperparameters if part is not None else None
+        options = None
+        if self.graftwork is not None:
+            options = self.graftwork.model_dump(mode="json", exclude_unset=True)
         return JobRequest(
             model=self.model,
             training_file=self.training_file,
@@ -57,7 +61,7 @@ class CreateJob(TolerantBody):
             seed=self.seed,
             method="supervised" if method is None else method.type,
             hyperparameters=self.hyperparameters if asked is None else asked,
-            options=self.graftwork,
+            options=options,
             metadata=self.metadata,
             integrations=self.integrations,
         )
