@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -100,8 +100,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(_explain(error.errors()[0]))
+    return error_response(_explain(cast(RequestValidationError, error).errors()[0]))
 
 
 def _explain(first: Any) -> InvalidRequest:
@@ -130,7 +129,9 @@ def _explain(first: Any) -> InvalidRequest:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    error = cast(HTTPException, error)
+    if isinstance(error.__cause__, GraftworkError):  # FastAPI wraps what is raised while it reads a body
+        return error_response(error.__cause__)
     call = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         return error_response(
