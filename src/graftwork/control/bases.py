@@ -1,4 +1,4 @@
-"""Base models as the control plane uses them: which there are, where their files lie, how they render rows."""
+"""Base models as the control plane uses them: which there are, where they lie, how they render rows."""
 
 from __future__ import annotations
 

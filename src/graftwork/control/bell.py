@@ -1,4 +1,4 @@
-"""A bell between services and reconcilers: what was just written down is looked at now, not at the next poll."""
+"""A bell between services and reconcilers: what was written down is looked at now, not at the next poll."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from graftwork.core import ids
 from graftwork.core.nouns import Job, Organization
 
-DEFAULT_ALIAS = "production"
-"""The alias a passing gate moves, and the one meant by an adapter's bare name."""
 TAIL = 8
 
 

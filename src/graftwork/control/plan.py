@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
+from graftwork.billing import Quote
 from graftwork.core.nouns import Job, Json
 from graftwork.core.specs import RunSpec, Spec, TrainingOptions
 
@@ -13,20 +16,6 @@ class Part(Spec):
 
     sha256: str
     rows: int
-
-
-class Quote(Spec):
-    """What the job was promised to cost, at the prices of its planning."""
-
-    price_version: str
-    train_per_million: int
-    """Micro-dollars for a million trained tokens."""
-    tokens: int
-    """Tokens expected to be trained."""
-    amount: int
-    """Micro-dollars expected for them."""
-    seconds: float
-    """Machine seconds expected."""
 
 
 class Trained(Spec):
@@ -55,7 +44,7 @@ class Live(Spec):
 class JobPlan(Spec):
     """Everything a job's phases hand on. A field is None until its phase has been."""
 
-    reports: dict[str, Any] = {}
+    reports: dict[str, Any] = Field(default_factory=dict)
     """Data reports by ``training_file`` and ``validation_file``."""
     train: Part | None = None
     valid: Part | None = None
@@ -65,7 +54,11 @@ class JobPlan(Spec):
     estimate: dict[str, Any] | None = None
     """The planner's output: fits, memory, tokens, steps, seconds and why."""
     quote: Quote | None = None
+    seconds: float = 0.0
+    """Machine seconds expected."""
     trained: Trained | None = None
+    placed: bool = False
+    """Whether what the evaluation needs served was written down; ``live`` counts from then on."""
     live: Live | None = None
     scores: str | None = None
     """Blob of the evaluation's scores."""

@@ -16,7 +16,6 @@ from graftwork.core.nouns import (
     Evaluation,
     Job,
     Json,
-    LedgerEntry,
     Machine,
     Placement,
     Version,
@@ -135,48 +134,3 @@ class ModelView:
     """Why it is not ready, where that is known."""
     version: str | None = None
     """``support@3`` for a version."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BillLine:
-    """A sum over ledger entries of one kind and model."""
-
-    kind: str
-    """training_tokens | machine_seconds | inference."""
-    model: str | None
-    entries: int
-    quantity: Json
-    """Summed counts, e.g. ``{"trained_tokens": 123}``."""
-    amount: int
-    """Settled micro-dollars."""
-    reserved: int
-    """Micro-dollars still held open."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
-    """A project's bill over a time range."""
-
-    project_id: str
-    since: float | None
-    until: float | None
-    lines: tuple[BillLine, ...]
-    total: int
-    reserved: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """A project's spending cap and what is used of it."""
-
-    cap: int | None
-    spent: int
-    """Settled plus reserved, over the project's life."""
-    left: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """One ledger entry as its owner sees it."""
-
-    entry: LedgerEntry

@@ -1,4 +1,4 @@
-"""API keys: ``gw_<lookup>_<secret>``. The public part finds a key, a hash under the install's pepper proves it.
+"""API keys: ``gw_<lookup>_<secret>``. The public part finds a key, a hash under a pepper proves it.
 
 The secret has over 230 random bits, so a fast keyed hash is the right one: a slow hash on each request would
 only help an attacker who wants the server to be slow.

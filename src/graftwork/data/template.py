@@ -14,11 +14,11 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
-import jinja2.sandbox
 import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -101,7 +101,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 def _check_name(name: str) -> None:
     if name.startswith("_"):
-        raise jinja2.sandbox.SecurityError(f"a namespace may not hold {name!r}")
+        raise jinja2.exceptions.SecurityError(f"a namespace may not hold {name!r}")
 
 
 class _Dict:

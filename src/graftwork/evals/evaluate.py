@@ -81,9 +81,9 @@ async def evaluate(
 ) -> Scores:
     """Scores of a model on canonical rows (chat, prompt/completion or text).
 
-    The last assistant message (or the completion) is the right answer; a text row, and a row cut at
-    ``max_length``, has loss only. Answers are greedy, and may be twice as long as the right one plus 32
-    tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling base model is slow.
+    The last assistant message (or the completion) is the right answer; a text row, a row without a prompt,
+    and a row cut at ``max_length`` have loss only. Answers are greedy, and may be twice as long as the right
+    one plus 32 tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling base is slow.
 
     A row that cannot be measured keeps its error in the result. Changes nothing; may be repeated.
 
@@ -147,7 +147,7 @@ class _Measuring:
             reference = found["reference"] = reference_text(row) if whole else None
             found["loss"] = await self.loss(encoded)
             if reference is not None:
-                given = found["answer"] = await self.answer(row, reference)
+                given = found["answer"] = await self.answer(row, reference, encoded.length)
                 found |= compare(given, reference)
         except Unavailable:
             raise
@@ -168,10 +168,13 @@ class _Measuring:
             raise PlatformError("The engine gave no finite log-probability.", code="score_not_finite")
         return -math.fsum(known)
 
-    async def answer(self, row: Row, reference: str) -> str:
-        """The model's own greedy answer."""
-        limit = min(self.max_tokens, 2 * len(self.renderer.tokenize(reference)) + 32)
-        options: dict[str, Any] = {"temperature": 0, "max_tokens": limit}
+    async def answer(self, row: Row, reference: str, length: int) -> str:
+        """The model's own greedy answer to a row of ``length`` tokens."""
+        words = len(self.renderer.tokenize(reference))
+        limit = min(self.max_tokens, 2 * words + 32)
+        if self.max_length is not None:  # no further than a row may be: the engine refuses what does not fit
+            limit = min(limit, self.max_length - length + words)
+        options: dict[str, Any] = {"temperature": 0, "max_tokens": max(1, limit)}
         if kind(row) == "completion":
             prompt = self.renderer.tokenize_raw(row["prompt"])
             return spoken(await self.patiently(lambda: self.client.complete(self.model, prompt, **options)))
@@ -203,17 +206,18 @@ def compare(given: str, wanted: str) -> dict[str, Any]:
 
 
 def reference_text(row: Row) -> str | None:
-    """The right answer of a row: words, or tool calls as JSON; None for a text row.
+    """The right answer of a row: words, or tool calls as JSON; None for a row that asks nothing.
 
     Raises:
         InvalidData: the row has no answer to compare with.
     """
     match kind(row):
         case "completion":
-            return answer(row)
+            return answer(row) if row["prompt"] else None
         case "chat":
-            calls = row["messages"][len(question(row))].get("tool_calls")
-            return calls_text(calls) if calls else answer(row)
+            asked = question(row)
+            calls = row["messages"][len(asked)].get("tool_calls")
+            return None if not asked else calls_text(calls) if calls else answer(row)
         case "text":
             return None
         case "preference":

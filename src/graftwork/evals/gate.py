@@ -30,8 +30,9 @@ from graftwork.evals.rules import (
 class GateReport:
     """A verdict with its reasons, and the table for people."""
 
-    gate: str
-    """``name@version``."""
+    name: str
+    """Of the gate; with its version this says which rules were asked."""
+    version: int
     verdict: Verdict
     reasons: tuple[str, ...]
     """One sentence for each rule that spoke, the decisive ones first."""
@@ -49,7 +50,8 @@ class GateReport:
             for name, f in self.findings
         ]
         return {
-            "gate": self.gate,
+            "name": self.name,
+            "version": self.version,
             "verdict": self.verdict.value,
             "reasons": list(self.reasons),
             "findings": finite(findings),
@@ -80,7 +82,8 @@ class Gate:
             verdict = _worst(asked, (Verdict.FAIL, Verdict.INCONCLUSIVE))
         ordered = sorted(findings, key=lambda named: named[1].verdict is not verdict)
         return GateReport(
-            gate=f"{self.name}@{self.version}",
+            name=self.name,
+            version=self.version,
             verdict=verdict,
             reasons=tuple(finding.reason for _, finding in ordered),
             findings=tuple(findings),

@@ -62,7 +62,10 @@ def text(report: Json, *, samples: int = 3) -> str:
         [line["measure"].replace("_", " "), *(_number(line[name]) for name in names)]
         for line in report["gate"]["table"]
     ]
-    parts = [grid(lines), f"gate {report['gate']['gate']}: {report['verdict'].upper()}"]
+    parts = [
+        grid(lines),
+        f"gate {report['gate']['name']}@{report['gate']['version']}: {report['verdict'].upper()}",
+    ]
     parts[1] += "".join(f"\n  - {reason}" for reason in report["gate"]["reasons"])
     for sample in report["samples"][:samples]:
         answers = [("reference", sample["reference"]), *sample["answers"].items()]

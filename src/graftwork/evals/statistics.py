@@ -145,7 +145,9 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     share, spread = successes / trials, z * z / trials
     middle = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+    low = (middle - half) / (1 + spread) if successes else 0.0  # exactly, where rounding would miss it
+    high = (middle + half) / (1 + spread) if successes < trials else 1.0
+    return low, high
 
 
 def _fair_tail(heads: int, tosses: int) -> float:

@@ -57,7 +57,7 @@ def conversations(seed=0, count=40):
     draw = random.Random(seed)
 
     def words():
-        # transformers labels only the first byte of a last character that takes several tokens: end on another
+        # transformers labels only the first byte of a last character that takes several tokens
         return "x" + "".join(draw.choices(WORDS, k=draw.randint(1, 6))) + "z"
 
     for _ in range(count):

@@ -1,7 +1,7 @@
-"""The shape of every reconciler (law 2 of the design): claim, act, apply; renew meanwhile; back off when it fails.
+"""The shape of every reconciler (law 2): claim, act, apply; renew meanwhile; back off when it fails.
 
-A reconciler is killed at any point and started again, or another takes over when its lease runs out. So what it
-does must be repeatable, and what it concludes counts only if its lease still held when it was written down.
+A reconciler is killed at any point and started again, or another takes over when its lease runs out. So
+what it does must be repeatable, and what it concludes counts only if its lease still held when it was written down.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 log = logging.getLogger("graftwork.control")
 
 
-class LeaseLost(Exception):  # noqa: N818 - a signal between our own functions, never shown
+class LeaseLost(Exception):
     """The row belongs to somebody else now: the work done for it is thrown away."""
 
 
@@ -202,4 +202,3 @@ class Reconciler(Loop, Generic[T]):
     async def _release(self, claim: Claim[T], seconds: float) -> None:
         async with self.store.begin() as tx:
             await self.rows(tx).release(claim, await tx.now() + seconds)
-

@@ -1,4 +1,4 @@
-"""Endpoints: for every base model that is to be served, an engine that runs; a restart raises its generation."""
+"""Endpoints: an engine for every base model that is to be served; a restart raises its generation."""
 
 from __future__ import annotations
 
@@ -126,5 +126,3 @@ class EndpointReconciler(Loop):
 def _differs(endpoint: Endpoint, info: EngineInfo) -> bool:
     known = (endpoint.state, endpoint.url, endpoint.token, endpoint.generation)
     return known != (READY, info.url, info.token, info.generation)
-
-

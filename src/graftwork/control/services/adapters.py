@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from graftwork.control.bell import Bell
-from graftwork.control.names import DEFAULT_ALIAS
-from graftwork.control.services.adapter_views import (
-    adapter_named,
-    adapter_view,
-    version_before,
-    version_numbered,
-    version_referred,
-    version_view,
-)
+from graftwork.control.services.adapter_views import adapter_view, version_view
 from graftwork.control.views import AdapterView, VersionView
 from graftwork.core.clock import Clock
-from graftwork.core.errors import Conflict, InvalidRequest
-from graftwork.core.nouns import Adapter, Alias, Version
-from graftwork.core.states import Verdict
+from graftwork.core.errors import NotFound
+from graftwork.core.nouns import Alias, Version
+from graftwork.registry import DEFAULT_ALIAS, find_adapter, promote, resolve, rollback
 from graftwork.store import Store, Tx
 
 
@@ -40,7 +32,7 @@ class AdaptersService:
             NotFound: no such adapter in this project.
         """
         async with self._store.read() as tx:
-            return await adapter_view(tx, await adapter_named(tx, project_id, name))
+            return await adapter_view(tx, await find_adapter(tx, project_id, name))
 
     async def version(self, project_id: str, reference: str) -> VersionView:
         """One version with its receipt (``version.manifest``).
@@ -51,9 +43,7 @@ class AdaptersService:
             NotFound: nothing of that name in this project.
         """
         async with self._store.read() as tx:
-            version = await version_referred(tx, project_id, reference)
-            adapter = await tx.adapters.get(project_id, version.adapter_id)
-            return await version_view(tx, adapter, version)
+            return await version_view(tx, await resolve(tx, project_id, reference))
 
     async def promote(
         self,
@@ -78,10 +68,26 @@ class AdaptersService:
             Conflict: the gate did not pass, or the alias moved meanwhile.
         """
         async with self._store.begin() as tx:
-            adapter = await adapter_named(tx, project_id, name)
-            version = await version_numbered(tx, adapter, number)
-            _check_gate(adapter, version, force=force, reason=reason)
-            moved = await self._move(tx, adapter, alias, version, actor, reason, expected_generation)
+            adapter = await find_adapter(tx, project_id, name)
+            version = await tx.versions.by_number(adapter.id, number)
+            if version is None or version.deleted_at is not None:
+                raise NotFound(
+                    f"There is no version {name}@{number}.",
+                    fix="Show the adapter to see its versions.",
+                    code="version_not_found",
+                )
+            moved = await promote(
+                tx,
+                project_id,
+                adapter,
+                version,
+                alias=alias,
+                expected_generation=expected_generation,
+                actor=actor,
+                reason=reason,
+                at=self._clock.now(),
+                force=force,
+            )
         self._bell.ring()
         return moved
 
@@ -102,10 +108,16 @@ class AdaptersService:
             Conflict: there is nothing earlier to go back to, or the alias moved meanwhile.
         """
         async with self._store.begin() as tx:
-            adapter = await adapter_named(tx, project_id, name)
-            target = await version_before(tx, adapter, alias)
-            why = reason or "rollback"
-            moved = await self._move(tx, adapter, alias, target, actor, why, expected_generation)
+            moved = await rollback(
+                tx,
+                project_id,
+                await find_adapter(tx, project_id, name),
+                alias=alias,
+                expected_generation=expected_generation,
+                actor=actor,
+                reason=reason or "rollback",
+                at=self._clock.now(),
+            )
         self._bell.ring()
         return moved
 
@@ -117,65 +129,21 @@ class AdaptersService:
             Conflict: an alias points at it.
         """
         async with self._store.begin() as tx:
-            version = await version_referred(tx, project_id, reference)
+            version = await resolve(tx, project_id, reference)
             await drop_version(tx, version, self._clock.now())
         self._bell.ring()
         return version
 
-    async def _move(
-        self,
-        tx: Tx,
-        adapter: Adapter,
-        alias: str,
-        version: Version,
-        actor: str,
-        reason: str,
-        expected: int | None,
-    ) -> Alias:
-        current = await tx.aliases.get(adapter.id, alias)
-        generation = current.generation if current is not None else 0
-        if current is not None and current.version_id == version.id and expected in (None, generation):
-            return current
-        return await tx.aliases.move(
-            adapter.id,
-            alias,
-            version.id,
-            expected_generation=generation if expected is None else expected,
-            actor=actor,
-            reason=reason,
-            at=self._clock.now(),
-        )
-
 
 async def drop_version(tx: Tx, version: Version, at: float) -> None:
-    """Mark a version deleted and let its weights be unloaded.
+    """Mark a version deleted, and let its weights be unloaded unless another version has the same.
 
     Raises:
         Conflict: an alias points at it.
     """
-    pointing = [a.name for a in await tx.aliases.list(version.adapter_id) if a.version_id == version.id]
-    if pointing:
-        raise Conflict(
-            f"Version {version.number} is what {', '.join(pointing)} points at.",
-            fix="Move the alias to another version first.",
-            code="version_in_use",
-        )
     await tx.versions.mark_deleted(version.project_id, version.id, at)
+    if any(other.weights == version.weights for other in await tx.versions.all_for_snapshot()):
+        return
     placement = await tx.placements.by_weights(version.weights)
     if placement is not None:
         await tx.placements.unwant(placement.id)
-
-
-def _check_gate(adapter: Adapter, version: Version, *, force: bool, reason: str) -> None:
-    if version.verdict is Verdict.PASS:
-        return
-    if not force:
-        raise Conflict(
-            f"The gate's verdict on {adapter.name}@{version.number} is {version.verdict}, so it is not promoted.",
-            fix="Read the evaluation's reasons; to promote it all the same, force it and say why.",
-            code="gate_not_passed",
-        )
-    if not reason.strip():
-        raise InvalidRequest(
-            "A forced promotion needs a reason.", fix="Say why in reason; it is kept.", param="reason"
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graftwork.control.views import Bill, BillLine, Budget
+from graftwork.billing import Bill, Budget, bill, budget_of
 from graftwork.core.errors import InvalidRequest, NotFound
 from graftwork.core.nouns import LedgerEntry
 from graftwork.store import Page, Store
@@ -15,28 +15,9 @@ class BillingService:
         self._store = store
 
     async def bill(self, project_id: str, *, since: float | None = None, until: float | None = None) -> Bill:
-        """The project's bill: one line a kind and model, with totals."""
+        """The project's bill over [since, until): one line for each kind, model and version of the prices."""
         async with self._store.read() as tx:
-            totals = await tx.ledger.totals(project_id, since=since, until=until)
-        lines = tuple(
-            BillLine(
-                kind=row.kind,
-                model=row.model,
-                entries=row.entries,
-                quantity=row.quantity,
-                amount=row.amount,
-                reserved=row.reserved,
-            )
-            for row in totals
-        )
-        return Bill(
-            project_id=project_id,
-            since=since,
-            until=until,
-            lines=lines,
-            total=sum(line.amount for line in lines),
-            reserved=sum(line.reserved for line in lines),
-        )
+            return await bill(tx, project_id, since, until)
 
     async def usage(
         self,
@@ -58,12 +39,7 @@ class BillingService:
             NotFound: no such project.
         """
         async with self._store.read() as tx:
-            project = await tx.projects.get(project_id)
-            if project is None:
-                raise NotFound(f"No such project: {project_id!r}.", code="project_not_found")
-            spent = await tx.ledger.spent(project_id)
-        left = None if project.budget is None else max(0, project.budget - spent)
-        return Budget(cap=project.budget, spent=spent, left=left)
+            return await budget_of(tx, project_id)
 
     async def set_budget(self, project_id: str, cap: int | None) -> Budget:
         """Cap what the project may spend over its life, in micro-dollars; None takes the cap away.
@@ -75,5 +51,6 @@ class BillingService:
         if cap is not None and cap < 0:
             raise InvalidRequest("A budget cannot be negative.", fix="Send 0 or more.", param="budget")
         async with self._store.begin() as tx:
-            await tx.projects.set_budget(project_id, cap)
-        return await self.budget(project_id)
+            if not await tx.projects.set_budget(project_id, cap):
+                raise NotFound(f"There is no project {project_id!r}.", code="project_not_found")
+            return await budget_of(tx, project_id)

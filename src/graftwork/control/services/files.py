@@ -10,7 +10,6 @@ from graftwork.core import ids
 from graftwork.core.clock import Clock
 from graftwork.core.errors import Conflict, InvalidRequest, NotFound
 from graftwork.core.nouns import StoredFile
-from graftwork.core.states import TERMINAL
 from graftwork.store import Page, Store
 
 MAX_BYTES = 512 * 1024 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import adapter_name, fine_tuned_model
 from graftwork.control.services.files import no_file
@@ -15,7 +16,6 @@ from graftwork.core.clock import Clock
 from graftwork.core.errors import Conflict, InvalidRequest, NotFound
 from graftwork.core.nouns import Job, JobEvent
 from graftwork.core.states import ON_MACHINE, TERMINAL, Phase, Want
-from graftwork.models import Catalogue
 from graftwork.store import Page, Store, Tx
 
 PAUSABLE = ON_MACHINE | {Phase.VALIDATING, Phase.PLANNING, Phase.QUEUED, Phase.PAUSED}
@@ -25,9 +25,9 @@ PAUSABLE = ON_MACHINE | {Phase.VALIDATING, Phase.PLANNING, Phase.QUEUED, Phase.P
 class JobsService:
     """Fine-tuning jobs of a project."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, clock: Clock, bell: Bell) -> None:
+    def __init__(self, store: Store, bases: Bases, clock: Clock, bell: Bell) -> None:
         self._store = store
-        self._catalogue = catalogue
+        self._bases = bases
         self._clock = clock
         self._bell = bell
 
@@ -44,7 +44,7 @@ class JobsService:
             Conflict: the key was used for another request, or the adapter exists on another base model.
         """
         checked = check_request(request)
-        self._catalogue.get(request.model)
+        await self._bases.get(request.model)
         now = self._clock.now()
         job = Job(
             id=ids.new_id(ids.JOB),

@@ -37,7 +37,9 @@ class KeysService:
             )
         if expires_after is not None and not expires_after > 0:
             raise InvalidRequest(
-                "expires_after must be a positive number of seconds.", fix="Or leave it out.", param="expires_after"
+                "expires_after must be a positive number of seconds.",
+                fix="Or leave it out.",
+                param="expires_after",
             )
         parts, now = new_key(), self._clock.now()
         key = ApiKey(
@@ -69,6 +71,8 @@ class KeysService:
             revoked = await tx.keys.revoke(project_id, key_id, self._clock.now())
         if not revoked:
             raise NotFound(
-                f"No such key: {key_id!r}.", fix="List the project's keys to see their ids.", code="key_not_found"
+                f"No such key: {key_id!r}.",
+                fix="List the project's keys to see their ids.",
+                code="key_not_found",
             )
         self._bell.ring()

@@ -24,9 +24,7 @@ class ProjectsService:
                 return min(existing, key=lambda p: (p.created_at, p.id)), False
             now = self._clock.now()
             owner = Organization(id=ids.new_id(ids.ORGANIZATION), name=organization, created_at=now)
-            made = Project(
-                id=ids.new_id(ids.PROJECT), organization_id=owner.id, name=project, created_at=now
-            )
+            made = Project(id=ids.new_id(ids.PROJECT), organization_id=owner.id, name=project, created_at=now)
             await tx.organizations.create(owner)
             await tx.projects.create(made)
         return made, True

@@ -1,15 +1,15 @@
-"""Queued: money is reserved and a machine is wanted, in one transaction, before anything is bought (law 3)."""
+"""Queued: in one transaction money is reserved and a machine wanted, before anything is bought (law 3)."""
 
 from __future__ import annotations
 
+from graftwork.billing import reserve_machine, reserve_training
 from graftwork.compute.port import Need, Offer, Unknown
-from graftwork.control.money import machine_reservation, tokens_reservation
 from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Instead, Note, Step
 from graftwork.core import ids
-from graftwork.core.errors import BudgetExceeded, UserError
+from graftwork.core.errors import BudgetExceeded, PlatformError, UserError
 from graftwork.core.nouns import Job, Machine, Run
 from graftwork.core.states import MachineState, Phase
 from graftwork.store import Tx
@@ -30,7 +30,7 @@ def waiting(ctx: Context, job: Job, why: str) -> Step:
 
 
 async def cheapest(ctx: Context, need: Need) -> list[Offer]:
-    """Live offers of all our providers that fit, cheapest first; a provider that does not answer offers nothing."""
+    """Live offers that fit, cheapest first; a provider that does not answer offers nothing."""
     offers: list[Offer] = []
     for pool in ctx.pools.values():
         try:
@@ -65,13 +65,35 @@ def _intent(ctx: Context, job: Job, offer: Offer) -> Step:
     async def write(tx: Tx) -> None:
         if not await _has_room(ctx, tx, offer):
             raise Instead(waiting(ctx, job, "Waiting for a free machine."))
-        plan = plan_of(job)
         try:
-            await tokens_reservation(tx, job, plan, now)
-            await machine_reservation(tx, job, plan, machine)
+            await _reserve(tx, job, machine)
         except BudgetExceeded as error:
             raise Instead(failed(ctx, job, error.code, error.text)) from error
         await tx.runs.create(run)
         await tx.machines.create(machine)
 
     return Step(move=Phase.PROVISIONING, changes={"fence": fence}, writes=(write,))
+
+
+async def _reserve(tx: Tx, job: Job, machine: Machine) -> None:
+    plan = plan_of(job)
+    if plan.quote is None:
+        raise PlatformError(f"Job {job.id} has no quote.", code="quote_missing")
+    await reserve_training(
+        tx,
+        project_id=job.project_id,
+        job_id=job.id,
+        base=job.base,
+        quoted=plan.quote,
+        at=machine.created_at,
+    )
+    await reserve_machine(
+        tx,
+        project_id=job.project_id,
+        name=machine.name,
+        job_id=job.id,
+        provider=machine.provider,
+        price_per_hour=machine.price_per_hour,
+        seconds=plan.seconds,
+        at=machine.created_at,
+    )

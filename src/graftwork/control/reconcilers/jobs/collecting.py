@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graftwork.control.money import settle_tokens
+from graftwork.billing import settle_training
 from graftwork.control.plan import Trained, plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import lost
@@ -38,7 +38,8 @@ async def succeeded(ctx: Context, job: Job, result: Result) -> Step:
 
     async def write(tx: Tx) -> None:
         await tx.weights.create(weights)
-        await settle_tokens(tx, job, plan, result.tokens, now)
+        if plan.quote is not None:
+            await settle_training(tx, job_id=job.id, quoted=plan.quote, tokens=result.tokens, at=now)
         await tx.runs.finish(job.id, job.fence, Outcome.SUCCEEDED, now)
 
     return Step(

@@ -24,6 +24,8 @@ class Pool:
     provider: Provider
     limit: int | None = None
     """Machines of ours that may live there at a time; None leaves it to the provider."""
+    ends_with_us: bool = False
+    """Whether its machines are stopped when the server stops (this host's are)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +62,15 @@ class Context:
     """Folder of all run folders."""
     trainer: tuple[str, ...]
     """Command of the trainer; the run's URI is appended."""
+    environment: Mapping[str, str]
+    """What the trainer is told besides."""
     code_version: str
     connect: Callable[[Endpoint], EngineClient]
     limits: Limits = field(default_factory=Limits)
 
     def uri(self, job: Job) -> str:
         """Where the job's run folder lives."""
-        return (self.runs / job.id).as_uri()
+        return (self.runs / job.id).absolute().as_uri()
 
     def folder(self, job: Job) -> Transport:
         """The job's run folder."""

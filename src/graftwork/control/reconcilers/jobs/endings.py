@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from graftwork.control.money import settle_tokens, tokens_key
+from graftwork.billing import release_training, settle_training
 from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.machines import close, machine_of
@@ -29,7 +29,7 @@ def failed(
     error: Json = {"code": code, "message": message, "param": param, **extra}
 
     async def release(tx: Tx) -> None:
-        await tx.ledger.void(tokens_key(job.id), now)
+        await release_training(tx, job_id=job.id, at=now)
         await tx.runs.finish(job.id, job.fence, Outcome.FAILED, now)
 
     return Step(
@@ -46,10 +46,12 @@ async def cancelled(ctx: Context, job: Job) -> Step:
     if machine is not None and not await close(ctx.store, ctx.clock, ctx.pools, machine):
         return Step(delay=ctx.limits.watch / 2)
     tokens = await trained_tokens(ctx, job)
+    quote = plan_of(job).quote
     now = ctx.clock.now()
 
     async def pay(tx: Tx) -> None:
-        await settle_tokens(tx, job, plan_of(job), tokens, now)
+        if quote is not None:
+            await settle_training(tx, job_id=job.id, quoted=quote, tokens=tokens, at=now)
         await tx.runs.finish(job.id, job.fence, Outcome.CANCELLED, now)
 
     return Step(
@@ -67,7 +69,7 @@ def paused(ctx: Context, job: Job) -> Step:
 
 
 def interrupted(ctx: Context, job: Job, why: str) -> Step:
-    """Back to the queue: the attempt ended early through no fault of its own, the next one goes on from there."""
+    """Back to the queue: the attempt ended early through nobody's fault, the next one goes on from there."""
     return _again(ctx, job, f"Training was interrupted ({why}); it goes on from the last checkpoint.")
 
 
@@ -124,6 +126,4 @@ def _end_attempt(ctx: Context, job: Job, move: Phase, note: Note, **changes: Any
     async def finish(tx: Tx) -> None:
         await tx.runs.finish(job.id, job.fence, Outcome.PAUSED, now)
 
-    return Step(
-        move=move, changes={"estimated_finish": None, **changes}, notes=(note,), writes=(finish,)
-    )
+    return Step(move=move, changes={"estimated_finish": None, **changes}, notes=(note,), writes=(finish,))

@@ -31,8 +31,9 @@ async def provisioning(ctx: Context, job: Job) -> Step:
     await _prepare(ctx, job, machine)
     provider = pool_of(ctx.pools, machine).provider
     spec = LaunchSpec(
-        command=[*ctx.trainer, ctx.uri(job)],
+        command=[*ctx.trainer, f"{ctx.uri(job)}#{machine.fence}"],
         run_uri=ctx.uri(job),
+        env=dict(ctx.environment),
         deadline=ctx.clock.now() + ctx.limits.deadline,
     )
     try:

@@ -1,11 +1,11 @@
-"""Giving machines back: asked for, confirmed by the provider, paid for, and only then written down as gone."""
+"""Giving machines back: asked for, confirmed by the provider, paid, and only then written down as gone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graftwork.billing import settle_machine
 from graftwork.compute.port import MachineInfo, Unknown
-from graftwork.control.money import settle_machine
 from graftwork.control.reconcilers.jobs.context import Context, Pool
 from graftwork.core.clock import Clock
 from graftwork.core.errors import MachineError
@@ -40,9 +40,13 @@ async def close(store: Store, clock: Clock, pools: Mapping[str, Pool], machine: 
         return False
     now = clock.now()
     async with store.begin() as tx:
-        job = await tx.jobs.any_get(machine.job_id)
-        if job is not None:
-            await settle_machine(tx, job, machine, _seconds(machine, before, after, now), now)
+        await settle_machine(
+            tx,
+            name=machine.name,
+            price_per_hour=machine.price_per_hour,
+            seconds=_seconds(machine, before, after, now),
+            at=now,
+        )
         await tx.machines.set_state(machine.name, MachineState.GONE, at=now)
     return True
 

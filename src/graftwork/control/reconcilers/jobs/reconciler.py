@@ -1,4 +1,4 @@
-"""The job reconciler: which act a job needs now, and its outcome written down under the job's lease and fence."""
+"""The job reconciler: which act a job needs now, its outcome written down under lease and fence."""
 
 from __future__ import annotations
 

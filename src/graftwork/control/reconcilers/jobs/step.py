@@ -33,7 +33,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The outcome of one act of a phase. Everything in it is written in one guarded transaction, or not at all."""
+    """The outcome of one act of a phase: written in one guarded transaction, or not at all."""
 
     move: Phase | None = None
     changes: Json = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Step:
     """Seconds until the next look; 0 goes on at once."""
 
 
-class Instead(Exception):  # noqa: N818 - a turn of the way, not an error
+class Instead(Exception):
     """Raised by a write: undo this transaction, and take this other step instead."""
 
     def __init__(self, step: Step) -> None:

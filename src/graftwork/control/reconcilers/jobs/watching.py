@@ -1,4 +1,4 @@
-"""Preparing and training: what the trainer wrote is taken in, what is wanted is told, and its end is judged."""
+"""Preparing and training: what the trainer wrote is taken in, it is told what is wanted, its end is judged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graftwork.runs.folder import write_control
 
 _ENDED = frozenset({Observed.EXITED, Observed.ERROR, Observed.GONE})
 _OURS = frozenset({"lease_lapsed", "signal", "pause"})
-"""Why a trainer paused though it should run, where that is nobody's fault: we were away, or changed our mind."""
+"""Why a trainer paused though it should run, where nobody is to blame: we were away, or changed our mind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _forward(job: Job, beat: Heartbeat | None) -> Phase | None:
 
 
 async def _tell(ctx: Context, job: Job, sight: _Sight) -> None:
-    """Renew the trainer's lease and the machine's deadline before half of either is over; pass on what is wanted.
+    """Renew the trainer's lease and the machine's deadline at half of either; pass on what is wanted.
 
     A trainer that shows no life is not renewed: its provider ends it at the deadline, and it counts as lost.
     """

@@ -10,7 +10,7 @@ from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.core.errors import PlatformError
 from graftwork.core.nouns import Job, Weights
-from graftwork.registry import check_adapter
+from graftwork.registry import require_adapter
 from graftwork.runs.documents import Probe
 
 
@@ -25,7 +25,9 @@ async def stored_weights(
     """
     reader = ctx.reader(job)
     contents = {name: await asyncio.to_thread(reader.file, f"{folder}/{name}") for name in sorted(files)}
-    check_adapter(contents)
+    shape = (await ctx.bases.get(job.base)).shape
+    shapes = {name: (inputs, outputs) for name, (inputs, outputs, _) in shape.linears.items()}
+    await asyncio.to_thread(require_adapter, contents, shapes=shapes)
     stored = {name: await ctx.artifacts.put(data) for name, data in contents.items()}
     if stored != dict(files):
         raise PlatformError(
