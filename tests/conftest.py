@@ -1,8 +1,8 @@
 """Databases for tests: every test that takes ``store`` runs on SQLite and on a real PostgreSQL.
 
 One PostgreSQL cluster is started for the test session (binaries from PATH or Debian's folders, Unix socket
-only, as another user when we are root, because PostgreSQL refuses root). Each test gets a fresh database,
-copied from a template that was migrated once.
+only, as another user when we are root, because PostgreSQL refuses root). Each test gets a migrated database
+without rows: a copy of a SQLite file, or the cluster's own database, which is emptied after each test.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ import pytest
 from graftwork.core.nouns import Adapter, Job, Organization, Project, Version, Weights
 from graftwork.core.states import Phase, Verdict, Want
 from graftwork.store import Store
+from graftwork.store.tables import metadata
 
 DATABASES = ["sqlite", "postgres"]
+SHARED = "shared"
 
 
 def _binaries() -> Path:
@@ -98,6 +100,14 @@ class Cluster:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)  # pyright: ignore
 
+    def empty(self, database: str) -> None:
+        """Delete all rows of a migrated database, after ending connections that a test left open."""
+        rows = "; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables))
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        with psycopg.connect(self.url(database)) as connection:
+            connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+            connection.execute(f"{rows}; INSERT INTO generation (id, value) VALUES (1, 1)")
+
     def stop(self) -> None:
         """Stop the server and remove its files."""
         self.process.terminate()
@@ -124,11 +134,11 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
-    """A running PostgreSQL with a migrated database named ``template``."""
+    """A running PostgreSQL with a migrated database named ``SHARED``."""
     cluster = Cluster()
     try:
-        cluster.execute("CREATE DATABASE template")
-        _migrate(cluster.url("template"))
+        cluster.execute(f"CREATE DATABASE {SHARED}")
+        _migrate(cluster.url(SHARED))
         yield cluster
     finally:
         cluster.stop()
@@ -159,9 +169,16 @@ def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres: Cluster) -> Iterator[str]:
-    """The URL of a fresh, migrated PostgreSQL database."""
+    """The URL of a migrated PostgreSQL database without rows: one for all tests, emptied after each."""
+    yield postgres.url(SHARED)
+    postgres.empty(SHARED)
+
+
+@pytest.fixture
+def bare_postgres_url(postgres: Cluster) -> Iterator[str]:
+    """The URL of a PostgreSQL database without any table."""
     name = f"t{uuid.uuid4().hex}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
+    postgres.execute(f"CREATE DATABASE {name}")
     yield postgres.url(name)
     postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

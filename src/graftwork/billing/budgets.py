@@ -31,8 +31,8 @@ class Budget:
         """
         if self.cap is not None and self.spent + amount > self.cap:
             raise BudgetExceeded(
-                f"This costs up to {dollars(amount)}, but of the project's budget of {dollars(self.cap)} only "
-                f"{dollars(self.left or 0)} is left.",
+                f"This costs up to {dollars(amount)}, but only {dollars(self.left or 0)} is left of the "
+                f"project's budget of {dollars(self.cap)}.",
                 fix="Raise the project's budget, or ask for less.",
                 details={"needed": amount, "left": self.left, "budget": self.cap, "spent": self.spent},
             )

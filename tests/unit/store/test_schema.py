@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from graftwork.core.errors import InvalidRequest
 from graftwork.store import Store
 from graftwork.store.engine import _parse
+from graftwork.store.migrate import configuration
 from graftwork.store.tables import metadata
 
 
@@ -64,12 +66,28 @@ async def test_opening_again_changes_nothing(database_url: str):
         await store.close()
 
 
-async def test_opening_an_empty_database_from_several_places_at_once(tmp_path: Path):
-    url = f"sqlite:///{tmp_path}/new/store.db"
+@pytest.fixture(params=["sqlite", "postgres"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/new/store.db"
+    return request.getfixturevalue("bare_postgres_url")
+
+
+async def test_opening_an_empty_database_from_several_places_at_once(bare_url: str):
+    url = bare_url
     stores = await asyncio.gather(*(Store.open(url) for _ in range(4)))
     assert [await store.generation() for store in stores] == [1] * 4
     for store in stores:
         await store.close()
+
+
+async def test_revisions_can_be_undone(bare_url: str):
+    store = await Store.open(bare_url)
+    async with store._writer.begin() as conn:
+        await conn.run_sync(lambda c: command.downgrade(configuration(c), "base"))
+        assert await conn.run_sync(lambda c: sa.inspect(c).get_table_names()) == ["alembic_version"]
+    await store.close()
 
 
 async def test_sqlite_is_durable_and_private(sqlite_url: str, tmp_path: Path):
