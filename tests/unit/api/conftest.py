@@ -201,10 +201,14 @@ class World:
         model = f"ft:{BASE}:acme:support:{job_id[-6:]}"
         version = await self._rows(tenant, job, digest, model, verdict)
         phases = list(Phase)
-        for phase in phases[phases.index(Phase.VALIDATING) + 1 : phases.index(Phase.DONE) + 1]:
-            last = phase is Phase.DONE
-            ended = {"finished_at": now, "version_id": version.id} if last else {}
-            await self.change(job_id, move=phase, **ended, fine_tuned_model=model, trained_tokens=120)
+        result = {"version_id": version.id, "fine_tuned_model": model, "trained_tokens": 120}
+        async with store.begin() as tx:
+            [claim] = [c for c in await tx.jobs.claim("test", limit=100) if c.item.id == job_id]
+            for phase in phases[1 : phases.index(Phase.DONE) + 1]:
+                ended = {"finished_at": now, **result} if phase is Phase.DONE else {}
+                assert await tx.jobs.apply(claim, move=phase, **ended)
+                claim = claim.updated(phase=phase)
+            await tx.jobs.release(claim, 0.0)
         await self.place(tenant, digest)
         await self.edge.gateway.refresh()
         return version
