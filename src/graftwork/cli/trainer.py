@@ -19,7 +19,9 @@ def trainer(*, run: list[str]) -> None:
     """
     if importlib.util.find_spec("torch") is None:
         raise InvalidRequest(
-            "The trainer needs PyTorch.", fix="Install it with: pip install 'graftwork[train]'", code="no_torch"
+            "The trainer needs PyTorch.",
+            fix="Install it with: pip install 'graftwork[train]'",
+            code="no_torch",
         )
     # Become the trainer instead of importing it: no module of the command line may reach torch.
     arguments = [part for uri in run for part in ("--run", uri)]
