@@ -1,7 +1,7 @@
 """Where blobs lie: a local folder, or an object store. Both only ever create, never overwrite.
 
-Locally we write ourselves instead of through obstore, whose local store does not fsync: a blob whose name is its
-hash must be on the disk, whole, before the name exists.
+Locally we write ourselves instead of through obstore, whose local store does not fsync: a blob whose name is
+its hash must be on the disk, whole, before the name exists.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Blobs(Protocol):
         ...
 
     def read(self, sha256: str) -> Iterator[bytes]:
-        """The bytes in chunks; ``PlatformError`` (code ``artifact_missing``) before the first if there is none."""
+        """The bytes in chunks; ``PlatformError`` (code ``artifact_missing``) if there is no such blob."""
         ...
 
     def exists(self, sha256: str) -> bool:
@@ -80,8 +80,8 @@ class LocalBlobs:
 class RemoteBlobs:
     """Blobs in S3, GCS, Azure or memory, through obstore.
 
-    The blocking calls of obstore are used, from threads of ours: its asynchronous ones wake Python from threads that
-    may still run while the interpreter shuts down.
+    The blocking calls of obstore are used, from threads of ours: its asynchronous ones wake Python from
+    threads that may still run while the interpreter shuts down.
     """
 
     def __init__(self, store: ObjectStore) -> None:

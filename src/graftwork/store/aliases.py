@@ -18,7 +18,7 @@ class AliasMove:
     name: str
     generation: int
     from_version: str | None
-    version_id: str
+    to_version: str
     actor: str
     reason: str
     at: float
@@ -42,7 +42,7 @@ class Aliases(Repository):
         reason: str,
         at: float,
     ) -> Alias:
-        """Point the alias at a version, if its generation is still ``expected_generation`` (0: must not exist).
+        """Point the alias at a version if its generation is ``expected_generation`` (0: must not exist).
 
         Raises:
             NotFound: the adapter has no such live version (code ``version_not_found``).
@@ -78,7 +78,7 @@ class Aliases(Repository):
             name=name,
             generation=moved.generation,
             from_version=None if before is None else before.version_id,
-            version_id=version_id,
+            to_version=version_id,
             actor=actor,
             reason=reason,
             at=at,

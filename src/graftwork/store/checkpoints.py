@@ -19,13 +19,13 @@ class Checkpoints(Repository):
         return added
 
     async def set_weights(self, id: str, digest: str) -> bool:
-        """Note the digest of the adapter's files, which makes the checkpoint callable; only once (else False)."""
+        """Note the digest of the adapter's files: the checkpoint is callable now. Only once (else False)."""
         self._touch()
         return await self._change(
             checkpoints, checkpoints.c.id == id, checkpoints.c.weights.is_(None), weights=digest
         )
 
-    async def by_step(self, job_id: str, step: int) -> Checkpoint | None:
+    async def at_step(self, job_id: str, step: int) -> Checkpoint | None:
         """The job's checkpoint at a step."""
         return await self._one(
             Checkpoint, checkpoints, checkpoints.c.job_id == job_id, checkpoints.c.step == step

@@ -1,8 +1,9 @@
 """Claims: a row of work belongs to one reconciler at a time, by a lease on the database's clock.
 
-``claim`` hands out rows that are due and not leased; ``apply`` changes one only while the lease is still held and
-the row has not been replaced under the holder. An ``apply`` that changes no row returns False, and its caller throws
-the work away: somebody else owns the row now (law 2 of the design; the scheme is dstack's lock token plus expiry).
+``claim`` hands out rows that are due and not leased; ``apply`` changes one only while the lease is still held
+and the row has not been replaced under the holder. An ``apply`` that changes no row returns False, and its
+caller throws the work away: somebody else owns the row now (law 2 of the design; the scheme is dstack's lock
+token plus expiry).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Leases(Generic[T]):
     async def claim(
         self, owner: str, *, limit: int, lease_seconds: float, where: Sequence[ColumnElement[bool]] = ()
     ) -> list[Claim[T]]:
-        """Lease up to ``limit`` due rows, longest waiting first; rows another transaction is claiming are skipped."""
+        """Lease up to ``limit`` due rows, longest waiting first, past rows that are being claimed."""
         table = self._table
         now = await self._session.now()
         free = or_(table.c.lease_until.is_(None), table.c.lease_until <= now)
@@ -81,7 +82,7 @@ class Leases(Generic[T]):
         return await self._session.count(self._held(claim, id).values(lease_until=until)) == 1
 
     async def release(self, claim: Claim[T], id: str, next_at: float) -> bool:
-        """Give the row back, due again at ``next_at`` (at once if it was poked meanwhile); False if it was lost."""
+        """Give the row back, due at ``next_at`` (at once if it was poked); False if it was lost."""
         changes = {
             "lease_owner": None,
             "lease_token": None,

@@ -1,4 +1,4 @@
-"""Opening a database: SQLite with one writer, or PostgreSQL; the schema is brought to the newest revision first."""
+"""Opening a database: SQLite with one writer, or PostgreSQL, on the newest revision of the schema."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _WAIT = 60.0
 class Store:
     """The database. ``begin`` for transactions that write, ``read`` for those that only look.
 
-    On SQLite there is one writer at a time (``BEGIN IMMEDIATE`` on its own connection), and readers never wait for
-    it. A transaction must not be opened inside another one of the same task.
+    On SQLite there is one writer at a time (``BEGIN IMMEDIATE`` on its own connection), and readers never
+    wait for it. A transaction must not be opened inside another one of the same task.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Store:
 
     @classmethod
     async def open(cls, url: str, *, clock: Callable[[], float] | None = None) -> Store:
-        """Open ``sqlite:////path/to/file.db`` or ``postgresql://user:password@host/name`` and upgrade its schema.
+        """Open ``sqlite:////path/file.db`` or ``postgresql://user:password@host/name``; upgrade the schema.
 
         Args:
             url: where the database is; the driver is chosen here.

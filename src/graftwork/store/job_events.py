@@ -27,7 +27,7 @@ class JobEvents(Repository):
         at: float | None = None,
         dedupe: str | None = None,
     ) -> JobEvent:
-        """Append a line; ``seq`` grows by one per job. With ``dedupe`` the same line again returns the first one."""
+        """Append a line; ``seq`` grows. With ``dedupe`` the same line again returns the first one."""
         seq = await self._session.scalar(
             # Counting in the job's row makes concurrent writers queue up instead of colliding.
             update(jobs).where(jobs.c.id == job_id).values(events=jobs.c.events + 1).returning(jobs.c.events)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, func, or_
 
 from graftwork.core.errors import Conflict
+from graftwork.core.ids import JOB
 from graftwork.core.nouns import Job
 from graftwork.core.states import TERMINAL, Phase, Want, check_move
 from graftwork.store.claims import POKED, Claim, Leases
 from graftwork.store.job_events import JobEvents
 from graftwork.store.pages import Page, page
-from graftwork.store.session import Repository, Session
+from graftwork.store.session import Items, Repository, Session
 from graftwork.store.tables import jobs
 from graftwork.store.types import dump_json
 
@@ -61,6 +62,19 @@ class Jobs(Repository):
         """The job of any project: for reconcilers."""
         return await self._one(Job, jobs, jobs.c.id == id)
 
+    async def by_tail(self, project_id: str, tail: str) -> Items[Job]:
+        """The project's jobs whose id (behind its prefix) begins so: those an ``ft:`` name may mean."""
+        mine = (jobs.c.project_id == project_id, jobs.c.id.startswith(JOB + tail, autoescape=True))
+        found = await self._all(Job, jobs, *mine, order=[jobs.c.created_at, jobs.c.id])
+        return [job for job in found if job.id.startswith(JOB + tail)]  # LIKE is blind to case on SQLite
+
+    async def using_file(self, project_id: str, file_id: str) -> Job | None:
+        """An unfinished job of the project that trains or validates on a file."""
+        uses = or_(jobs.c.training_file == file_id, jobs.c.validation_file == file_id)
+        mine = (jobs.c.project_id == project_id, uses, _UNFINISHED)
+        found = await self._all(Job, jobs, *mine, order=[jobs.c.created_at, jobs.c.id], limit=1)
+        return found[0] if found else None
+
     async def set_want(self, project_id: str, id: str, want: Want) -> bool:
         """Say what the owner wants and have it looked at now; False if there is no such unfinished job."""
         mine = (jobs.c.project_id == project_id, jobs.c.id == id)
@@ -70,7 +84,7 @@ class Jobs(Repository):
         """Have an unfinished job looked at now, even if it is being worked on: for reconcilers."""
         return await self._change(jobs, jobs.c.id == id, _UNFINISHED, next_at=POKED)
 
-    async def claim(self, owner: str, limit: int = 1, lease_seconds: float = 30.0) -> list[Claim[Job]]:
+    async def claim(self, owner: str, limit: int = 1, lease_seconds: float = 30.0) -> Items[Claim[Job]]:
         """Lease up to ``limit`` unfinished jobs that are due."""
         return await self._leases.claim(owner, limit=limit, lease_seconds=lease_seconds, where=[_UNFINISHED])
 
@@ -94,9 +108,9 @@ class Jobs(Repository):
     ) -> bool:
         """Change a claimed job, guarded by lease, fence and (for a move) phase as they were loaded.
 
-        A move writes a line in the job's log in the same transaction: ``message``, or "Moved from … to …"; its
-        level is ``info`` (``error`` for a move to failed) unless given. After an apply that changed the phase or
-        the fence, go on with ``claim.updated(phase=…, fence=…)``.
+        A move writes a line in the job's log in the same transaction: ``message``, or "Moved from … to …";
+        its level is ``info`` (``error`` for a move to failed) unless given. After an apply that changed the
+        phase or the fence, go on with ``claim.updated(phase=…, fence=…)``.
 
         Returns:
             False if the lease, the fence or the phase is no longer as loaded: throw the work away.

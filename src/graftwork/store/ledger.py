@@ -1,8 +1,9 @@
 """The ledger: append-only money and usage records, each unique by an idempotency key.
 
-An entry is written *open* (a reservation) before money is spent and *settled* once afterwards, or written settled
-at once. Nothing is ever counted twice: inserts ignore a key that is there, and only an open entry can be settled or
-voided. What a project has spent (open and settled) is kept beside the ledger in the same transaction.
+An entry is written *open* (a reservation) before money is spent and *settled* once afterwards, or written
+settled at once. Nothing is ever counted twice: inserts ignore a key that is there, and only an open entry can
+be settled or voided. What a project has spent (open and settled) is kept beside the ledger in the same
+transaction.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, case, func, or_, select, update
 
 from graftwork.core.nouns import Json, LedgerEntry
 from graftwork.core.states import EntryState
 from graftwork.store.pages import Page, page
-from graftwork.store.session import Items, Repository, values
+from graftwork.store.session import Items, Repository, Session, values
 from graftwork.store.tables import balances, ledger
 
 QUANTITIES = ("trained_tokens", "prompt_tokens", "completion_tokens", "seconds")
@@ -41,14 +42,20 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerTotal:
-    """Settled entries of one kind, model and price version together."""
+    """Entries of one kind, model and price version together."""
 
     kind: str
     model: str | None
+    base: str | None
     price_version: str
     entries: int
+    """How many were settled."""
     amount: int
+    """Settled, in micro-dollars."""
+    reserved: int
+    """Still open, in micro-dollars."""
     quantity: dict[str, int | float]
+    """Sums over what was settled."""
 
 
 class Ledger(Repository):
@@ -93,7 +100,8 @@ class Ledger(Repository):
     async def spent(self, project_id: str, *, lock: bool = False) -> int:
         """Settled and open amounts of a project, in micro-dollars.
 
-        With ``lock`` nobody else can reserve for the project until this transaction ends: check, then reserve.
+        With ``lock`` nobody else can reserve for the project until this transaction ends: check, then
+        reserve.
         """
         if lock:
             await self._session.run(
@@ -111,7 +119,7 @@ class Ledger(Repository):
         after: str | None = None,
         limit: int,
     ) -> Page[LedgerEntry]:
-        """A page of the project's entries created in [since, until), newest first; ``after`` is an entry's key."""
+        """A page of entries created in [since, until), newest first; ``after`` is an entry's key."""
         mine = ledger.c.project_id == project_id
         scope = [mine]
         if since is not None:
@@ -129,27 +137,46 @@ class Ledger(Repository):
             cursor_scope=[mine],
         )
 
-    async def totals(self, project_id: str, since: float | None, until: float | None) -> Items[LedgerTotal]:
-        """Sums of what was settled in [since, until), by kind, model and price version.
+    async def for_job(self, project_id: str, job_id: str) -> Items[LedgerEntry]:
+        """What a job cost and reserved (entries with ``refs["job"]``), oldest first."""
+        mine = (ledger.c.project_id == project_id, ledger.c.job_id == job_id)
+        return await self._all(LedgerEntry, ledger, *mine, order=[ledger.c.created_at, ledger.c.key])
 
-        By the time of settling, so that a period that is over never changes again.
+    async def totals(
+        self, project_id: str, since: float | None = None, until: float | None = None
+    ) -> Items[LedgerTotal]:
+        """Sums of what was settled, and of what was reserved and is still open, in [since, until).
+
+        By kind, model and price version; settled entries by the time of settling, so that what was settled in
+        a period that is over never changes again.
         """
-        where = [ledger.c.project_id == project_id, ledger.c.state == EntryState.SETTLED]
+        settled, still_open = ledger.c.state == EntryState.SETTLED, ledger.c.state == EntryState.OPEN
+        when = case((settled, ledger.c.settled_at), else_=ledger.c.created_at)
+        where = [ledger.c.project_id == project_id, or_(settled, still_open)]
         if since is not None:
-            where.append(ledger.c.settled_at >= since)
+            where.append(when >= since)
         if until is not None:
-            where.append(ledger.c.settled_at < until)
-        group = (ledger.c.kind, ledger.c.model, ledger.c.price_version)
-        sums = [func.sum(self._session.json_number(ledger.c.quantity, key)).label(key) for key in QUANTITIES]
-        count, amount = func.count().label("entries"), func.sum(ledger.c.amount).label("amount")
-        statement = select(*group, count, amount, *sums).where(*where).group_by(*group).order_by(*group)
+            where.append(when < until)
+        group = (ledger.c.kind, ledger.c.model, ledger.c.base, ledger.c.price_version)
+        sums = [
+            func.sum(case((settled, self._session.json_number(ledger.c.quantity, key)))).label(key)
+            for key in QUANTITIES
+        ]
+        amounts = (
+            func.sum(case((settled, 1), else_=0)).label("entries"),
+            func.sum(case((settled, ledger.c.amount), else_=0)).label("amount"),
+            func.sum(case((still_open, ledger.c.amount), else_=0)).label("reserved"),
+        )
+        statement = select(*group, *amounts, *sums).where(*where).group_by(*group).order_by(*group)
         return [
             LedgerTotal(
                 kind=row.kind,
                 model=row.model,
+                base=row.base,
                 price_version=row.price_version,
-                entries=row.entries,
+                entries=int(row.entries),
                 amount=int(row.amount),
+                reserved=int(row.reserved),
                 quantity={
                     key: _plain(row._mapping[key]) for key in QUANTITIES if row._mapping[key] is not None
                 },
@@ -160,11 +187,11 @@ class Ledger(Repository):
     async def open_before(self, at: float, limit: int | None = None) -> Items[LedgerEntry]:
         """Reservations made before ``at`` that were never settled, oldest first: for the sweeper."""
         old = (ledger.c.state == EntryState.OPEN, ledger.c.created_at < at)
-        return await self._all(LedgerEntry, ledger, *old, order=[ledger.c.created_at], limit=limit)
+        return await self._all(LedgerEntry, ledger, *old, order=[ledger.c.created_at, ledger.c.key], limit=limit)
 
     async def _write(self, entries: Sequence[LedgerEntry], state: EntryState) -> set[str]:
         written: set[str] = set()
-        for batch in _batches(entries):
+        for batch in _batches(sorted(entries, key=lambda entry: entry.key)):
             rows = [{**_row(entry), "state": state} for entry in batch]
             if state is EntryState.SETTLED:
                 rows = [{**row, "settled_at": row["settled_at"] or row["created_at"]} for row in rows]
@@ -172,7 +199,7 @@ class Ledger(Repository):
             new = await self._session.rows(
                 statement.returning(ledger.c.key, ledger.c.project_id, ledger.c.amount)
             )
-            await self._spend([(row.project_id, row.amount) for row in new])
+            await _spend(self._session, [(row.project_id, row.amount) for row in new])
             written.update(row.key for row in new)
         return written
 
@@ -192,26 +219,32 @@ class Ledger(Repository):
             if state is EntryState.SETTLED:
                 change = change.values(quantity=bindparam("counts"))
             await self._session.run(change, [_closing(wanted[row.key], state) for row in rows])
-            await self._spend([(row.project_id, wanted[row.key].amount - row.amount) for row in rows])
+            await _spend(
+                self._session, [(row.project_id, wanted[row.key].amount - row.amount) for row in rows]
+            )
             closed.update(row.key for row in rows)
         return closed
 
-    async def _spend(self, amounts: Iterable[tuple[str, int]]) -> None:
-        """Add to the balances, in one order for all writers."""
-        by_project: dict[str, int] = defaultdict(int)
-        for project_id, amount in amounts:
-            by_project[project_id] += amount
-        for project_id in sorted(by_project):
-            added = by_project[project_id]
-            statement = self._session.insert(balances).values(project_id=project_id, spent=added)
-            total = {"spent": balances.c.spent + added}
-            await self._session.run(
-                statement.on_conflict_do_update(index_elements=["project_id"], set_=total)
-            )
+
+async def _spend(session: Session, amounts: Iterable[tuple[str, int]]) -> None:
+    """Add to the balances, in one order for all writers."""
+    by_project: dict[str, int] = defaultdict(int)
+    for project_id, amount in amounts:
+        by_project[project_id] += amount
+    for project_id in sorted(by_project):
+        added = by_project[project_id]
+        statement = session.insert(balances).values(project_id=project_id, spent=added)
+        total = {"spent": balances.c.spent + added}
+        await session.run(statement.on_conflict_do_update(index_elements=["project_id"], set_=total))
 
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:
-    return {**values(entry), "model": entry.refs.get("model")}
+    return {
+        **values(entry),
+        "model": entry.refs.get("model"),
+        "base": entry.refs.get("base"),
+        "job_id": entry.refs.get("job"),
+    }
 
 
 def _closing(settlement: Settlement, state: EntryState) -> dict[str, Any]:

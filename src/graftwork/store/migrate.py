@@ -21,7 +21,7 @@ def configuration(conn: Connection) -> Config:
 
 
 def upgrade(conn: Connection) -> None:
-    """Upgrade to the newest revision inside the connection's transaction (SQLite's write lock is held already)."""
+    """Upgrade to the newest revision in the open transaction (which holds SQLite's write lock)."""
     if conn.dialect.name == "postgresql":
         conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     command.upgrade(configuration(conn), "head")

@@ -34,11 +34,11 @@ async def page(
     order: Order = "desc",
     cursor_scope: list[ColumnElement[bool]] | None = None,
 ) -> Page[T]:
-    """The next ``limit`` rows of ``scope`` behind the row with the key ``after``, ordered by the columns ``keys``.
+    """The next ``limit`` rows of ``scope`` behind the row named ``after``, ordered by ``keys``.
 
-    ``cursor_scope`` says where the cursor's row may lie if that is wider than ``scope`` (a row that was deleted
-    between two pages is still a good cursor). The cursor is compared with the last of ``keys``, except that a
-    table with an ``id`` column is looked up by it.
+    ``cursor_scope`` says where the cursor's row may lie if that is wider than ``scope`` (a row that was
+    deleted between two pages is still a good cursor). The cursor is compared with the last of ``keys``,
+    except that a table with an ``id`` column is looked up by it.
 
     Raises:
         InvalidRequest: ``after`` names no row of ``cursor_scope`` (code ``invalid_cursor``).

@@ -24,6 +24,5 @@ class Prices(Repository):
     async def put(self, version: str, book: Json) -> bool:
         """Add a price book; a version that is there stays as it is (False)."""
         row = {"version": version, "book": book, "created_at": await self._session.now()}
-        statement = self._session.insert(prices).values(**row).on_conflict_do_nothing()
         self._touch()
-        return (await self._session.run(statement)).rowcount == 1
+        return await self._session.insert_new(prices, row)

@@ -1,4 +1,4 @@
-"""One open transaction: the connection, the clock that counts, and row ↔ noun mapping for the repositories."""
+"""One open transaction: the connection, the clock that counts, and how rows become nouns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Session:
     Attributes:
         conn: the connection, in a transaction.
         changed: whether something that the gateway's snapshot shows was changed; the store then raises its
-            generation as the last statement before the commit, so that no two transactions wait for each other.
+            generation as the last statement before the commit, so that no two transactions wait for each
+            other.
     """
 
     def __init__(self, conn: AsyncConnection, clock: Callable[[], float] | None = None) -> None:
@@ -72,8 +73,14 @@ class Session:
             return postgresql.insert(table)
         return cast("postgresql.Insert", sqlite.insert(table))
 
+    async def insert_new(self, table: Table, row: dict[str, Any]) -> bool:
+        """Insert a row unless one with one of its unique keys is there; whether it was inserted."""
+        statement = self.insert(table).values(**row).on_conflict_do_nothing()
+        # Row counts of inserts are not reliable on both drivers; what comes back is.
+        return (await self.run(statement.returning(*table.primary_key.columns))).first() is not None
+
     def json_number(self, column: ColumnElement[Any], key: str) -> ColumnElement[Any]:
-        """The number under ``key`` of a JSON text column (NULL if absent). ``key`` is ours, never a caller's."""
+        """The number under ``key`` (ours, never a caller's) of a JSON text column, or NULL."""
         if self.postgres:
             return literal_column(f"({column.table.name}.{column.name}::jsonb ->> '{key}')::numeric")  # type: ignore[attr-defined]
         return func.json_extract(column, f"$.{key}")
@@ -141,8 +148,7 @@ class Repository:
 
     async def _insert_new(self, table: Table, noun: Any, **extra: Any) -> bool:
         """Insert unless a row with one of its unique keys is there; whether it was inserted."""
-        statement = self._session.insert(table).values(**values(noun), **extra).on_conflict_do_nothing()
-        return (await self._session.run(statement)).rowcount == 1
+        return await self._session.insert_new(table, {**values(noun), **extra})
 
     async def _change(self, table: Table, *where: ColumnElement[bool], **changes: Any) -> bool:
         return await self._session.count(update(table).where(*where).values(**changes)) > 0

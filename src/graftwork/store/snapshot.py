@@ -1,4 +1,4 @@
-"""Everything the gateway needs to answer a request, read in a few queries and then used without the database."""
+"""All that the gateway needs to answer requests, read in a few queries and used without the database."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""All tables. Column names equal the nouns' field names; what is not a noun's field is the store's own business.
+"""All tables. A column is a field of a noun under the same name, or the store's own business.
 
-Every tenant table carries ``project_id``. Rows are never deleted: things are marked deleted, revoked, gone or void.
+Every tenant table carries ``project_id``. Rows are never deleted: things are marked deleted, revoked, gone or
+void.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ alias_moves = Table(
     _key("name"),
     Column("generation", BigInteger, primary_key=True, autoincrement=False),
     _text("from_version", null=True),
-    _text("version_id"),
+    _text("to_version"),
     _text("actor"),
     _text("reason"),
     _time("at"),
@@ -345,8 +346,11 @@ ledger = Table(
     _json("refs"),
     _time("created_at"),
     _time("settled_at", null=True),
-    # Not in the noun: ``refs["model"]``, so that a bill can group by it.
+    # Not in the noun: copies out of ``refs``, by which bills group and jobs find what they cost.
     _text("model", null=True),
+    _text("base", null=True),
+    _text("job_id", null=True),
+    Index(None, "job_id"),
     Index(None, "project_id", "created_at", "key"),
     Index(None, "project_id", "settled_at"),
     Index(None, "state", "created_at"),

@@ -30,7 +30,7 @@ from graftwork.store.weights import WeightsTable
 
 
 class Tx:
-    """One open transaction. Tenant methods take the project first and know nothing of other projects' rows."""
+    """One open transaction. Tenant methods take the project first and see no other project's rows."""
 
     def __init__(self, conn: AsyncConnection, clock: Callable[[], float] | None = None) -> None:
         session = self.session = Session(conn, clock)

@@ -16,7 +16,7 @@ class Versions(Repository):
     """Versions of projects."""
 
     async def create(self, version: Version) -> Version:
-        """Add a version under the next number of its adapter; the same id or job again returns the stored one.
+        """Add a version under its adapter's next number; the same id or job again returns the stored one.
 
         Raises:
             NotFound: the project has no such adapter.

@@ -1,22 +1,26 @@
 """Real processes of the local provider: nothing survives its end, runs twice, or is told a secret."""
 
 import asyncio
+import fcntl
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from graftwork.compute.adoption import launch_once
 from graftwork.compute.local import processes
 from graftwork.compute.local.folder import MachineFolder, Order, ProcessRecord, SupervisorRecord
 from graftwork.compute.local.models import LocalOptions
 from graftwork.compute.local.provider import LocalProvider
-from graftwork.compute.port import BadRequest, LaunchSpec, Need, NoCapacity
+from graftwork.compute.port import BadRequest, LaunchSpec, Need, NoCapacity, Unknown
 from graftwork.core.states import Observed
 
 NAME = "gw-test-job-1"
@@ -215,7 +219,9 @@ from graftwork.compute.port import LaunchSpec, Need
 async def main(root, name, command):
     provider = LocalProvider(Path(root), LocalOptions(slots=3, grace=0.5))
     spec = LaunchSpec(command=command, run_uri="file:///runs/1", deadline=time.time() + 60)
-    machine = await provider.launch(name, spec, (await provider.offers(Need()))[0])
+    offers = await provider.offers(Need())
+    print("about to launch", flush=True)
+    machine = await provider.launch(name, spec, offers[0])
     print(machine.id, flush=True)
     await asyncio.sleep(60)
 
@@ -224,10 +230,12 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
 
 
 def control_plane(root, *command):
-    """Another control plane, in a process of its own, that launches and then stays."""
+    """Another control plane, in a process of its own, that is about to launch and then stays."""
     environment = os.environ | {"PYTHONPATH": str(SRC)}
     arguments = [sys.executable, "-c", CONTROL_PLANE, str(root), NAME, *command]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "about to launch\n"
+    return process
 
 
 async def test_a_machine_outlives_a_killed_control_plane(provider, root):
@@ -250,6 +258,30 @@ async def test_four_control_planes_launching_one_name_run_the_command_once(provi
         other.kill()
         other.communicate()
     assert len(ids) == 1
+    await until_true(ran.exists)
+    await provider.terminate(NAME)
+    await until(provider, NAME, Observed.GONE)
+    assert ran.read_text() == "once\n"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_control_plane_killed_at_any_moment_of_a_launch_leaves_one_run(
+    provider, root, tmp_path, seed
+):
+    ran = tmp_path / "ran"
+    command = ["sh", "-c", f"echo once >> {ran}; sleep 60"]
+    delays = random.Random(seed)
+    for _ in range(2):  # two control planes die, a third one ends the work
+        other = control_plane(root, *command)
+        time.sleep(delays.uniform(0.0, 0.08))
+        other.kill()
+        other.communicate()
+    spec = LaunchSpec(command=command, run_uri="file:///runs/1", deadline=time.time() + 60)
+    offer = (await provider.offers(Need()))[0]
+    machine = None
+    while machine is None:
+        with suppress(Unknown):  # as a reconciler does: again, with the same name
+            machine = await launch_once(provider, NAME, spec, offer)
     await until_true(ran.exists)
     await provider.terminate(NAME)
     await until(provider, NAME, Observed.GONE)
@@ -313,7 +345,7 @@ def half_made(root, **order):
     folder = MachineFolder(root / NAME)
     folder.create()
     folder.deadline = time.time() + 60
-    fields = {"id": "1", "name": NAME, "command": ["true"], "env": {}, "created_at": 1.0}
+    fields = {"id": "1", "name": NAME, "command": ["true"], "env": {}, "created_at": time.time()}
     folder.write(Order(**(fields | {"price_per_hour": 0, "grace": 1.0} | order)))
     return folder
 
@@ -381,6 +413,31 @@ async def test_a_command_that_was_not_recorded_never_runs(provider, root, tmp_pa
     assert (await provider.describe(NAME)).state is Observed.GONE
     await launch(provider, "print('healed')")
     await until(provider, NAME, Observed.EXITED)
+
+
+async def test_a_supervisor_still_on_its_way_is_unknown_not_a_second_one(provider, root):
+    folder = half_made(root)
+    with folder.lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a supervisor does before it has written who it is
+        with pytest.raises(Unknown):
+            await launch(provider, "pass")
+        assert folder.read(SupervisorRecord) is None
+    await launch(provider, "print('then')")
+    await until(provider, NAME, Observed.EXITED)
+
+
+async def test_a_command_killed_by_a_signal_says_so(provider):
+    await launch(provider, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    machine = await until(provider, NAME, Observed.EXITED)
+    assert machine.exit_code == -9 and machine.message == "The command was killed by SIGKILL."
+
+
+async def test_a_supervisor_told_to_end_ends_its_machine(provider, root):
+    await launch(provider, "import time; print('ready', flush=True); time.sleep(60)")
+    await said(provider)
+    os.kill(MachineFolder(root / NAME).read(SupervisorRecord).pid, signal.SIGTERM)
+    machine = await until(provider, NAME, Observed.EXITED)
+    assert machine.exit_code == -signal.SIGTERM and "terminated from outside" in machine.message
 
 
 async def test_a_second_supervisor_leaves_a_supervised_or_finished_machine_alone(provider, root):

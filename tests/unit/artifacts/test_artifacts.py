@@ -117,7 +117,7 @@ async def test_a_stream_that_breaks_leaves_nothing(tmp_path: Path):
 
 
 async def test_a_full_disk_is_said_clearly_and_leaves_nothing(tmp_path: Path):
-    artifacts = Artifacts(tmp_path, opener=lambda path: Path("/dev/full").open("wb"))
+    artifacts = Artifacts(tmp_path, opener=lambda path: Path("/dev/full").open("wb"))  # noqa: SIM115
     for attempt in (artifacts.put(b"x" * 100_000), artifacts.put_stream(pieces(b"x" * 100_000), 1 << 20)):
         with pytest.raises(PlatformError) as caught:
             await attempt

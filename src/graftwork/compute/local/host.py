@@ -79,7 +79,11 @@ class Host:
                 )
             self._write_order(machine.folder, spec, price_per_hour, now)
             self._start_supervisor(machine.folder)
-            return machine.info()
+            made = machine.info()
+        if made.state is Observed.GONE:
+            # A supervisor that a dead control plane started a moment ago is still on its way to its record.
+            raise Unknown(f"The machine {name} is not to be seen yet.", fix="Look it up again by its name.")
+        return made
 
     def _write_order(self, folder: MachineFolder, spec: LaunchSpec, price_per_hour: int, now: float) -> None:
         # Nothing has ever run under this name (else it were not gone): what a crash left may be overwritten.
@@ -103,6 +107,7 @@ class Host:
             done = subprocess.run(
                 command,
                 env=self.inherited,
+                start_new_session=True,  # an interrupt meant for the control plane is not for it
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -18,9 +18,8 @@ LOG_PAGE = 1 << 18
 """Bytes of log in one page, at most."""
 
 _REASONS = {
-    "exited": "The command ended.",
     "deadline": "The deadline passed.",
-    "terminated": "It was terminated.",
+    "terminated": "It was terminated from outside.",
 }
 
 
@@ -124,7 +123,13 @@ def _ended(end: ExitRecord, terminated: bool) -> tuple[Observed, str]:
         return Observed.GONE, ""
     if end.reason == "not_started":
         return Observed.ERROR, f"The command did not start: {end.message}."
-    return Observed.EXITED, _REASONS[end.reason]
+    return Observed.EXITED, _REASONS.get(end.reason) or _farewell(end.exit_code or 0)
+
+
+def _farewell(code: int) -> str:
+    if code < 0:
+        return f"The command was killed by {signal.Signals(-code).name}."
+    return f"The command ended with exit code {code}."
 
 
 def _signal(target: int, number: signal.Signals) -> None:

@@ -40,7 +40,7 @@ def build_app(backend: Backend, token: str) -> Starlette:
             Route("/admin/state", _state),
         ],
         middleware=[Middleware(BearerAuth, token=token)],
-        exception_handlers={GraftworkError: on_error},
+        exception_handlers={GraftworkError: on_error, Exception: on_error},
     )
     app.state.backend = backend
     return app

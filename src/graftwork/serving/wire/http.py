@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from graftwork.core.errors import (
     GraftworkError,
     InvalidRequest,
+    PlatformError,
     Unauthorized,
     Unavailable,
     envelope,
@@ -44,10 +45,10 @@ def error_response(error: GraftworkError) -> Response:
 
 
 async def on_error(_: Request, error: Exception) -> Response:
-    """Starlette's handler for the errors of our tree."""
-    if not isinstance(error, GraftworkError):
-        raise error
-    return error_response(error)
+    """Starlette's handler: errors of our tree as they are, others as a bug of ours (Starlette logs those)."""
+    if isinstance(error, GraftworkError):
+        return error_response(error)
+    return error_response(PlatformError("The engine failed on this request.", fix="See its log."))
 
 
 async def body_of(request: Request) -> bytes:

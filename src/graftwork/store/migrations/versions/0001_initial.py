@@ -283,7 +283,7 @@ def _registry() -> None:
         _text("name"),
         _integer("generation"),
         _text("from_version", null=True),
-        _text("version_id"),
+        _text("to_version"),
         _text("actor"),
         _text("reason"),
         _real("at"),
@@ -364,9 +364,12 @@ def _money() -> None:
         _real("created_at"),
         _real("settled_at", null=True),
         _text("model", null=True),
+        _text("base", null=True),
+        _text("job_id", null=True),
         _primary("ledger", "key"),
         _foreign("ledger", ["project_id"], "projects", ["id"]),
     )
+    _index("ledger", "job_id")
     _index("ledger", "project_id", "created_at", "key")
     _index("ledger", "project_id", "settled_at")
     _index("ledger", "state", "created_at")

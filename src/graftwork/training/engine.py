@@ -1,0 +1,138 @@
+"""The engine port: one frozen base model, adapters that come and go, and steps on them.
+
+A session (one run) owns its data order, optimizer and schedule; the engine owns the base model and turns rows
+into gradients. It is shaped for many adapters in one step: a call takes the work of several sessions, and
+what a session gets back never depends on which others were in the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from graftwork.core.errors import TrainingError
+from graftwork.core.specs import LoraSpec
+from graftwork.data.rendering import Encoded
+
+Rows = Sequence[Encoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a pass over some rows added up to. Ratios are taken once, at the end, by tokens."""
+
+    loss: float = 0.0
+    """Sum of negative log-likelihoods (nats) over the labelled tokens, summed in fp32."""
+    tokens: int = 0
+    """Labelled tokens."""
+    correct: int = 0
+    """Labelled tokens that were the model's first choice."""
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.loss + other.loss, self.tokens + other.tokens, self.correct + other.correct)
+
+    @property
+    def mean_loss(self) -> float:
+        """Token-weighted loss; NaN when nothing is labelled."""
+        return self.loss / self.tokens if self.tokens else float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        """Share of labelled tokens that were the first choice; NaN when nothing is labelled."""
+        return self.correct / self.tokens if self.tokens else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where one tensor of an adapter lies in its flat buffers."""
+
+    name: str
+    """PEFT's name: ``base_model.model.<module>.lora_A.weight``."""
+    offset: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """One adapter in an engine: all its numbers in one fp32 vector, their gradients in another.
+
+    Flat, so that clipping and AdamW are a few vector operations, and so that an adapter is a row when many
+    of them are trained together.
+    """
+
+    name: str
+    weights: torch.Tensor
+    """fp32 [n]; the layers' parameters are views of it."""
+    grad: torch.Tensor
+    """fp32 [n]; filled by ``forward_backward``."""
+    parts: tuple[Part, ...]
+    targets: tuple[str, ...]
+    """Names of the adapted linear modules, as ``adapter_config.json`` lists them."""
+
+    def tensors(self, flat: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Views of ``flat`` (default: the weights) by PEFT name."""
+        source = self.weights if flat is None else flat
+        return {
+            part.name: source[part.offset : part.offset + _size(part.shape)].view(part.shape)
+            for part in self.parts
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One session's share of a step."""
+
+    adapter: Adapter
+    batches: Sequence[Rows]
+    """Micro-batches; the gradient is that of their union."""
+    seed: int
+    """Of the step's dropout: it depends on the run and the step alone, so a resumed step repeats it."""
+
+
+class Engine(Protocol):
+    """Turns rows into gradients and losses on one frozen base model. One thread calls it.
+
+    Raises, from any call: ``TrainingError`` with ``code="out_of_memory"`` when the device is too small.
+    """
+
+    def add(self, lora: LoraSpec, seed: int) -> Adapter:
+        """A new adapter: A uniform as in PEFT (Kaiming, a=√5), drawn from ``seed`` alone, and B zero.
+
+        Raises:
+            InvalidRequest: ``unknown_target``, a named module is not a linear layer of this model.
+        """
+        ...
+
+    def remove(self, adapter: Adapter) -> None:
+        """Forget an adapter and free its memory."""
+        ...
+
+    def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
+        """For each work, set ``adapter.grad`` to the gradient of its mean loss over all its labelled tokens.
+
+        Returns for each work its sums (weights as they were, dropout on), or the error that is its alone:
+        one run's trouble is not the others'. An error that is everybody's is raised.
+        """
+        ...
+
+    def evaluate(self, adapter: Adapter | None, rows: Rows) -> Sums:
+        """Sums over one batch without dropout; None is the base model alone."""
+        ...
+
+    def logprobs(self, adapter: Adapter | None, tokens: Sequence[int], start: int) -> list[float]:
+        """Log-probabilities (nats, fp32) of ``tokens[start:]``, each given all before it; ``start`` ≥ 1."""
+        ...
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Device, precision, versions: what a result says of the machine."""
+        ...
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size

@@ -1,0 +1,99 @@
+"""LoRA layers of PEFT in a frozen model, with all numbers of an adapter in one flat vector.
+
+LoRA: Hu et al. 2021 (arXiv:2106.09685); scaling alpha / r, or alpha / sqrt(r) for rsLoRA, Kalajdzievski 2023
+(arXiv:2312.03732).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from graftwork.core.errors import InvalidRequest
+from graftwork.core.specs import LoraSpec
+from graftwork.training.engine import Adapter, Part
+
+PREFIX = "base_model.model."
+"""What PEFT puts before a module's name when it saves."""
+
+
+def linear_modules(model: nn.Module, head: nn.Module) -> dict[str, nn.Linear]:
+    """All linear layers of ``model`` by full name, the lm_head left out."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+
+
+def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
+    """Last names of the modules to adapt, sorted, as ``adapter_config.json`` lists them.
+
+    Raises:
+        InvalidRequest: ``unknown_target``, a name that ends no linear module's name.
+    """
+    known = sorted({name.rpartition(".")[2] for name in modules})
+    if lora.targets == "all-linear":
+        return tuple(known)
+    unknown = [target for target in lora.targets if target not in known]
+    if unknown or not lora.targets:
+        raise InvalidRequest(
+            f"The base model has no linear module named {', '.join(unknown) or '(nothing)'}.",
+            fix=f"Use all-linear, or some of: {', '.join(known)}.",
+            code="unknown_target",
+            param="lora.targets",
+        )
+    return tuple(sorted(set(lora.targets)))
+
+
+def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]) -> list[LoraLayer]:
+    """Add adapter ``name`` to the target modules of ``model``, in place; returns the layers that carry it."""
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        target_modules=list(targets),
+        exclude_modules=["lm_head"] if "lm_head" in targets else None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    inject_adapter_in_model(config, model, adapter_name=name)
+    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
+
+
+def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) -> Adapter:
+    """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero.
+
+    A is drawn on the CPU in the order of the modules, so it is the same on every device.
+    """
+    found = [(full, module) for full, module in model.named_modules() if _part_of(full, name)]
+    parts: list[Part] = []
+    offset = 0
+    for full, module in found:
+        assert isinstance(module, nn.Linear)
+        parts.append(
+            Part(f"{PREFIX}{full.removesuffix('.' + name)}.weight", offset, tuple(module.weight.shape))
+        )
+        offset += module.weight.numel()
+    device = next(iter(model.parameters())).device
+    weights = torch.zeros(offset, dtype=torch.float32, device=device)
+    adapter = Adapter(name, weights, torch.zeros_like(weights), tuple(parts), targets)
+    generator = torch.Generator().manual_seed(seed)
+    values, slopes = adapter.tensors(), adapter.tensors(adapter.grad)
+    for part, (_, module) in zip(parts, found, strict=True):
+        if part.name.endswith(".lora_A.weight"):
+            drawn = torch.empty(part.shape)
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            values[part.name].copy_(drawn)
+        module.weight = nn.Parameter(values[part.name])
+        module.weight.grad = slopes[part.name]
+    return adapter
+
+
+def _part_of(full: str, name: str) -> bool:
+    return full.endswith((f".lora_A.{name}", f".lora_B.{name}"))

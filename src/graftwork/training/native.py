@@ -1,0 +1,207 @@
+"""The native engine: a transformers model with PEFT LoRA layers, one adapter at a time.
+
+CUDA and bf16 where there is a GPU, else the CPU and fp32; adapters, losses and optimizers are fp32 always.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
+
+from graftwork.core.errors import TrainingError
+from graftwork.core.specs import LoraSpec
+from graftwork.training.engine import Adapter, Rows, Sums, Work
+from graftwork.training.lora import flatten, inject, linear_modules, resolve_targets
+from graftwork.training.loss import cross_entropy, labelled, padded
+from graftwork.training.machine import describe, pick_device
+
+
+class NativeEngine:
+    """See ``Engine``. Adapters take turns: their layers live side by side, one set is active.
+
+    Args:
+        model: a causal language model in eval mode; frozen here.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device = model.device
+        self.decoder: nn.Module = model.get_decoder()
+        self.head = _shortcut(model, self.decoder)
+        self.vocabulary = int(self.head.weight.shape[0])
+        model.requires_grad_(False)
+        self._modules = list(linear_modules(self.decoder, self.head))
+        self._layers: dict[str, list[LoraLayer]] = {}
+        self._active: str | None = None
+        self._names = (f"graft{number}" for number in itertools.count())
+        self._recompute = False
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | None = None) -> NativeEngine:
+        """The base model in ``folder``; bf16 on a GPU, fp32 on the CPU.
+
+        Raises:
+            TrainingError: ``base_unusable``, the folder holds no model that can be loaded.
+        """
+        device = device or pick_device()
+        logging.disable_progress_bar()  # standard error is the run's log
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"The base model's folder cannot be loaded: {error}",
+                fix="Check the base model's files, or fetch them again.",
+                code="base_unusable",
+            ) from error
+        nn.Module.to(model, device)
+        return cls(model.eval())
+
+    def add(self, lora: LoraSpec, seed: int) -> Adapter:
+        """See ``Engine.add``."""
+        targets = resolve_targets(lora, self._modules)
+        name = next(self._names)
+        layers = inject(self.model, name, lora, targets)
+        adapter = flatten(self.model, name, targets, seed)
+        self._layers[name] = layers
+        self._set_dropout(name, on=False)
+        return adapter
+
+    def remove(self, adapter: Adapter) -> None:
+        """See ``Engine.remove``."""
+        for layer in self._layers.pop(adapter.name, []):
+            layer.delete_adapter(adapter.name)
+        self._active = None
+
+    def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
+        """See ``Engine.forward_backward``. Out of memory once, activations are recomputed from then on."""
+        outcomes: list[Sums | TrainingError] = []
+        for item in work:
+            try:
+                outcomes.append(self._guarded(lambda item=item: self._step(item)))
+            except TrainingError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def evaluate(self, adapter: Adapter | None, rows: Rows) -> Sums:
+        """See ``Engine.evaluate``."""
+        self._activate(adapter)
+        with torch.no_grad():
+            return self._guarded(lambda: _read(*self._loss(rows)))
+
+    def logprobs(self, adapter: Adapter | None, tokens: Sequence[int], start: int) -> list[float]:
+        """See ``Engine.logprobs``."""
+        self._activate(adapter)
+        ids = torch.tensor([list(tokens)], device=self.device)
+        with torch.no_grad():
+            hidden = self._hidden(ids)[0, start - 1 : -1]
+            table = torch.log_softmax(self.head(hidden).float(), dim=-1)
+            return table.gather(1, ids[0, start:, None])[:, 0].tolist()
+
+    def describe(self) -> dict[str, str | int | float]:
+        """See ``Engine.describe``."""
+        return {**describe(self.device), "precision": str(self.model.dtype).removeprefix("torch.")}
+
+    def _step(self, work: Work) -> Sums:
+        self._activate(work.adapter)
+        work.adapter.grad.zero_()
+        total = sum(sum(row.labels[1:]) for rows in work.batches for row in rows)
+        torch.manual_seed(work.seed)  # only dropout draws from it
+        self._set_dropout(work.adapter.name, on=True)
+        try:
+            sums = Sums()
+            for rows in work.batches:
+                loss, correct, tokens = self._loss(rows)
+                if tokens:
+                    (loss / total).backward()
+                sums += _read(loss, correct, tokens)
+            return sums
+        finally:
+            self._set_dropout(work.adapter.name, on=False)
+
+    def _loss(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, int]:
+        where, targets = labelled(rows, self.device)
+        hidden = self._hidden(padded(rows, self.device))
+        chosen = hidden.flatten(0, 1).index_select(0, where)
+        loss, correct = cross_entropy(chosen, self.head, targets, self.vocabulary)
+        return loss, correct, len(targets)
+
+    def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+
+    def _activate(self, adapter: Adapter | None) -> None:
+        """Let this adapter (None: none) take part in the forward pass."""
+        wanted = adapter.name if adapter else None
+        if wanted == self._active and self._layers:
+            return
+        for layers in self._layers.values():
+            for layer in layers:
+                layer.enable_adapters(False)
+        if wanted is not None:
+            for layer in self._layers[wanted]:
+                layer.enable_adapters(True)
+                layer.set_adapter(wanted)
+        self._active = wanted
+
+    def _set_dropout(self, name: str, on: bool) -> None:
+        """The base stays in eval mode; only the adapter's own dropout knows training from evaluation."""
+        for layer in self._layers[name]:
+            layer.lora_dropout[name].train(on)
+
+    def _guarded(self, act: Callable[[], Sums]) -> Sums:
+        try:
+            return act()
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            if self._recompute:
+                raise TrainingError(
+                    "The device has too little memory for one micro-batch.",
+                    fix="Use more accumulation, a smaller max_length or rank, or a larger GPU.",
+                    code="out_of_memory",
+                ) from error
+        self._recompute = True
+        recompute_activations(self.model)
+        return self._guarded(act)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Hold one layer's activations at a time and compute them again in the backward pass: slower, smaller."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # the layer asks this; its children (dropout) stay in eval mode
+
+
+def _shortcut(model: PreTrainedModel, decoder: nn.Module) -> nn.Linear:
+    """The lm_head, if the model's logits are ``head(decoder(tokens))``: some families scale or cap them.
+
+    Raises:
+        TrainingError: ``unsupported_model``, they are something else.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear):
+        ids = torch.arange(8, device=model.device)[None] % head.weight.shape[0]
+        with torch.no_grad():
+            whole = model(input_ids=ids, use_cache=False).logits.float()
+            short = head(decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
+        if torch.allclose(whole, short, rtol=1e-3, atol=1e-3):
+            return head
+    raise TrainingError(
+        f"The native engine cannot train {type(model).__name__}: its logits are not its lm_head's alone.",
+        fix="Use another base model, or another trainer.",
+        code="unsupported_model",
+    )
+
+
+def _read(loss: torch.Tensor, correct: torch.Tensor, tokens: int) -> Sums:
+    """One transfer from the device for both numbers."""
+    values = torch.stack((loss.detach().double(), correct.double())).tolist()
+    return Sums(values[0], tokens, int(values[1]))

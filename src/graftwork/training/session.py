@@ -1,0 +1,258 @@
+"""One run on an engine: its own data order, optimizer, schedule, evaluation, checkpoints and end.
+
+A session knows nothing of other sessions. Its randomness follows from its seed and step alone, so an adapter
+trained in company equals the adapter trained alone, and a resumed run equals an unbroken one.
+
+What counts as trained tokens: every token of every row of every step on the curve, labelled or not, without
+padding; a row counts once an epoch, as OpenAI bills. Steps that a lost attempt took and a later one repeats
+are on the curve once. Validation rows do not count.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+
+from graftwork.core.errors import InvalidRequest
+from graftwork.core.states import Outcome
+from graftwork.data.rendering import Renderer
+from graftwork.runs.documents import AdapterFiles, Result
+from graftwork.training.attempt import Attempt
+from graftwork.training.batching import Course
+from graftwork.training.checkpoints import Progress, newest, pour, write_state
+from graftwork.training.dataset import load_dataset
+from graftwork.training.engine import Engine, Rows, Sums, Work
+from graftwork.training.evaluation import Evaluator
+from graftwork.training.export import write_adapter
+from graftwork.training.machine import memory_mb
+from graftwork.training.optimizer import Optimizer
+from graftwork.training.probes import Prober
+from graftwork.training.reporting import Reporter, introduce
+from graftwork.training.schedule import learning_rate
+
+
+class Session:
+    """A run in training. Call ``obey``, then ``work``, then ``finish``, until ``attempt.ended``.
+
+    Args:
+        attempt: the open run folder.
+        engine: has the run's base model.
+        renderer: of the same base model.
+
+    Raises:
+        InvalidData: the run's rows cannot be trained on.
+        InvalidRequest: its adapter does not fit the base model.
+    """
+
+    def __init__(self, attempt: Attempt, engine: Engine, renderer: Renderer) -> None:
+        self.attempt, self.engine = attempt, engine
+        self.spec, schedule = attempt.spec, attempt.spec.schedule
+        reader, longest = attempt.reader, schedule.max_length
+        self.data = load_dataset(reader, self.spec.train, renderer, longest, "training_file")
+        valid = self.spec.valid and load_dataset(
+            reader, self.spec.valid, renderer, longest, "validation_file"
+        )
+        self.evaluator = Evaluator(engine, valid) if valid else None
+        self.course = Course(self.data.lengths, schedule, self.spec.seed)
+        self.total_steps = self.course.total_steps
+        self.reporter = Reporter(attempt, self.total_steps)
+        self.adapter = engine.add(self.spec.lora, self.spec.seed)
+        self.optimizer = Optimizer(self.adapter, schedule.weight_decay, schedule.max_grad_norm)
+        self.prober = Prober(engine, (valid or self.data).rows)
+        self.progress = Progress()
+        self.best: torch.Tensor | None = None
+        self._slowest_step = self._slowest_save = 0.0
+        self._worked = attempt.clocks.monotonic()
+
+    def start(self) -> None:
+        """Resume from the newest checkpoint, or introduce the run and measure the base model."""
+        if not self._resume():
+            introduce(self.reporter, self.data, self.spec.schedule, self.total_steps)
+            if self.evaluator:
+                self.reporter.phase("evaluating")
+                base = self.evaluator.measure(None, self.reporter.beat)
+                self.progress = self.progress.advance(base_valid_loss=base.mean_loss)
+        self.reporter.at(self.progress.step, self.progress.tokens)
+        self.reporter.phase("training")
+
+    def obey(self) -> None:
+        """Do what the control plane, the clock or a signal demands; most often nothing."""
+        order = self.attempt.orders.now(margin=2 * (self._slowest_step + self._slowest_save))
+        if order.act == "leave":
+            self.attempt.ended = True
+        elif order.act == "cancel":
+            self.reporter.message(f"Cancelled at step {self.progress.step} of {self.total_steps}.")
+            self._end(Outcome.CANCELLED)
+        elif order.act == "pause":
+            if self.progress.step:
+                self._save()
+            self.reporter.message(
+                f"Paused at step {self.progress.step} of {self.total_steps}: {order.reason}.",
+                code=order.reason,
+            )
+            self._end(Outcome.PAUSED, reason=order.reason)
+        elif self.progress.step >= self.total_steps or self._stopped_early():
+            self._conclude()  # resumed from the last checkpoint of a run that died before its result
+
+    def work(self) -> Work:
+        """The next step's rows."""
+        self._worked = self.attempt.clocks.monotonic()
+        step = self.progress.step
+        rows: list[Rows] = [[self.data.rows[row] for row in part] for part in self.course.rows(step)]
+        return Work(self.adapter, rows, self.course.dropout_seed(step))
+
+    def finish(self, sums: Sums) -> None:
+        """Take the step that ``work`` began: clip, move, report; evaluate, save and end when due.
+
+        Raises:
+            InvalidRequest: ``loss_not_finite``.
+        """
+        norm = self.optimizer.gradient_norm()
+        if not (math.isfinite(sums.loss) and math.isfinite(norm)):
+            raise _diverged(self.progress.step + 1)
+        rate = learning_rate(self.spec.schedule, self.progress.step, self.total_steps)
+        self.optimizer.step(rate)
+        self.progress = self.progress.advance(
+            step=self.progress.step + 1,
+            tokens=self.progress.tokens + self.course.tokens(self.progress.step),
+            train_loss=sums.mean_loss,
+            metrics={"train_loss": sums.mean_loss, "train_mean_token_accuracy": sums.accuracy},
+        )
+        self._slowest_step = max(self._slowest_step, self.attempt.clocks.monotonic() - self._worked)
+        valid = self._evaluate() if self._due(self.spec.schedule.eval_every) else None
+        self.reporter.metrics(
+            self.progress.step,
+            self.progress.tokens,
+            epoch=self.progress.step / self.course.steps_per_epoch,
+            train=sums,
+            valid=valid,
+            rate=rate,
+            gradient_norm=norm,
+            memory_mb=memory_mb(self.adapter.weights.device),
+        )
+        if self.progress.step == self.total_steps or self._stopped_early():
+            self._conclude()
+        elif self._due(self.spec.schedule.checkpoint_every):
+            self._save()
+            self.reporter.phase("training")
+
+    def close(self) -> None:
+        """Free the adapter; the run folder stays."""
+        self.engine.remove(self.adapter)
+
+    def _resume(self) -> bool:
+        saved, refused = newest(self.attempt.reader, self.spec, self.attempt.fence)
+        for error in refused:
+            self.reporter.message(f"Passed over a checkpoint: {error.message}", "warn", error.code)
+        if saved is None:
+            return False
+        pour(saved.adapter, self.adapter, self.adapter.weights)
+        self.optimizer.restore(saved.optimizer)
+        self.progress = saved.progress
+        if self.progress.best_step is not None:
+            self.best = self.adapter.weights.clone()
+            if saved.best is not None:
+                pour(saved.best, self.adapter, self.best)
+        self.reporter.message(f"Resumed at step {self.progress.step} from attempt {saved.fence}.")
+        return True
+
+    def _evaluate(self) -> Sums | None:
+        """Measure the adapter on the validation set and remember it if it is the best so far."""
+        if self.evaluator is None:
+            return None
+        self.reporter.phase("evaluating")
+        valid = self.evaluator.measure(self.adapter, self.reporter.beat)
+        if not math.isfinite(valid.loss):
+            raise _diverged(self.progress.step)
+        loss, better = (
+            valid.mean_loss,
+            self.progress.best_loss is None or valid.mean_loss < self.progress.best_loss,
+        )
+        if better:
+            self.best = self.adapter.weights.clone()
+            self.progress = self.progress.advance(best_step=self.progress.step, best_loss=loss, worse=0)
+        else:
+            self.progress = self.progress.advance(worse=self.progress.worse + 1)
+        scores = {"valid_loss": loss, "valid_mean_token_accuracy": valid.accuracy}
+        self.progress = self.progress.advance(
+            metrics=self.progress.metrics | scores | {f"full_{key}": scores[key] for key in scores}
+        )
+        self.reporter.phase("training")
+        return valid
+
+    def _save(self) -> None:
+        began = self.attempt.clocks.monotonic()
+        self.reporter.phase("saving")
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+            write_state(
+                Path(folder), self.spec, self.progress, self.adapter, self.best, self.optimizer.state()
+            )
+            self.attempt.writer.checkpoint(
+                self.progress.step,
+                Path(folder),
+                at=self.attempt.clocks.now(),
+                metrics=self.progress.metrics,
+                tokens=self.progress.tokens,
+                best=self.evaluator is None or self.progress.best_step == self.progress.step,
+                probes=self.prober.take(self.adapter),
+            )
+        self._slowest_save = max(self._slowest_save, self.attempt.clocks.monotonic() - began)
+
+    def _conclude(self) -> None:
+        """Save the last step, then hand out the best one."""
+        if self._stopped_early() and self.progress.step < self.total_steps:
+            self.reporter.message(
+                f"Stopped early at step {self.progress.step}: no better validation loss than "
+                f"{self.progress.best_loss:.4f} (step {self.progress.best_step}) "
+                f"in {self.progress.worse} evaluations.",
+                code="stopped_early",
+            )
+        self._save()
+        if self.best is not None:
+            self.adapter.weights.copy_(self.best)
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+            write_adapter(Path(folder), self.adapter, self.spec.lora, self.spec.base)
+            files = self.attempt.writer.adapter(Path(folder))
+        self.reporter.message(f"Trained {self.progress.tokens} tokens in {self.progress.step} steps.")
+        self._end(Outcome.SUCCEEDED, files=files)
+
+    def _end(self, outcome: Outcome, *, reason: str | None = None, files: AdapterFiles | None = None) -> None:
+        progress = self.progress
+        self.reporter.phase("done")
+        self.attempt.end(
+            Result(
+                outcome=outcome,
+                reason=reason,
+                step=progress.step,
+                total_steps=self.total_steps,
+                tokens=progress.tokens,
+                seconds=self.attempt.seconds,
+                adapter=files,
+                best_step=progress.best_step,
+                train_loss=progress.train_loss,
+                valid_loss=progress.best_loss,
+                base_valid_loss=progress.base_valid_loss,
+                valid_tokens=self.evaluator.tokens if self.evaluator else 0,
+                probes=self.prober.take(self.adapter) if files else [],
+                machine=dict(self.engine.describe()),
+            )
+        )
+
+    def _due(self, every: int) -> bool:
+        return self.progress.step % every == 0 or self.progress.step == self.total_steps
+
+    def _stopped_early(self) -> bool:
+        patience = self.spec.schedule.early_stopping
+        return patience is not None and self.progress.worse >= patience
+
+
+def _diverged(step: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"The loss or its gradient is not a number at step {step}: training has diverged.",
+        fix="Lower the learning_rate_multiplier.",
+        code="loss_not_finite",
+        param="learning_rate_multiplier",
+    )

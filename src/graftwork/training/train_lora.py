@@ -1,0 +1,155 @@
+"""Train LoRA adapters: the entry of a worker.
+
+    python -m graftwork.training --run URI [--run URI …]
+
+Each URI is a run folder (docs/training.md), and all runs share one base model. The trainer opens the
+folders, loads the base model once, and gives every run a session. Sessions take steps in turn; they join and
+leave between steps: when they have trained to the end, when their control file says so, when their lease
+lapses, or when they fail. One run's failure is its own. All that is learnt is written into the run folders.
+
+Exit code: 0 when every run has a result that is not the platform's fault, else 1. A run that another attempt
+has taken over is left alone and counts as well ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from graftwork.core.errors import GraftworkError, PlatformError
+from graftwork.core.specs import BaseRef
+from graftwork.data.rendering import Renderer
+from graftwork.training.attempt import Attempt, StopSignal, Time
+from graftwork.training.base import open_base
+from graftwork.training.checkpoints import Progress
+from graftwork.training.engine import Engine, Sums
+from graftwork.training.failures import record
+from graftwork.training.machine import set_threads
+from graftwork.training.reporting import Reporter
+from graftwork.training.session import Session
+
+LoadBase = Callable[[BaseRef], tuple[Engine, Renderer]]
+
+
+def main(uris: Sequence[str]) -> int:
+    """Train the runs at ``uris`` until each has ended; returns the exit code. SIGTERM and SIGINT pause."""
+    stop = StopSignal()
+    signal.signal(signal.SIGTERM, stop.raise_it)
+    signal.signal(signal.SIGINT, stop.raise_it)
+    set_threads()
+    trainer = Trainer(load=open_base, stop=stop)
+    for uri in uris:
+        trainer.join(uri)
+    trainer.run()
+    return 1 if trainer.platform_failed else 0
+
+
+class Trainer:
+    """Sessions on one engine.
+
+    Args:
+        load: opens a base model; called once, for the first run.
+        stop: raised when the machine is about to go.
+        clocks: what time it is.
+    """
+
+    def __init__(self, load: LoadBase, stop: StopSignal, clocks: Time | None = None) -> None:
+        self.sessions: list[Session] = []
+        self.platform_failed = False
+        self._load = load
+        self._stop = stop
+        self._clocks = clocks or Time()
+        self._base: tuple[BaseRef, Engine, Renderer] | None = None
+
+    def join(self, uri: str) -> None:
+        """Take a run in: open its folder, load the base model if it is the first, resume or start it."""
+        try:
+            attempt = Attempt.open(uri, self._clocks, self._stop)
+        except GraftworkError as error:
+            say(f"{uri}: {error.text}")  # there is no folder to write a result into
+            self.platform_failed = True
+            return
+        done = attempt.reader.result(attempt.fence)
+        if done is not None:
+            say(f"{uri}: attempt {attempt.fence} has already ended: {done.outcome}.")
+        elif attempt.orders.now().act != "leave":
+            self._contained([attempt], lambda: self._begin(attempt))
+
+    def run(self) -> None:
+        """Step until no session is left."""
+        while self.sessions:
+            self.turn()
+
+    def turn(self) -> None:
+        """One step of every session."""
+        for session in self.sessions:
+            self._contained([session.attempt], session.obey)
+        self._part()
+        outcomes = self._step()
+        for session, outcome in zip(self.sessions, outcomes, strict=False):
+            self._contained([session.attempt], lambda: finish(session, outcome))  # noqa: B023 - called at once
+        self._part()
+
+    def _begin(self, attempt: Attempt) -> None:
+        Reporter(attempt, attempt.spec.schedule.total_steps).phase("loading")
+        if self._base is None:
+            self._base = (attempt.spec.base, *self._load(attempt.spec.base))
+        base, engine, renderer = self._base
+        if base != attempt.spec.base:
+            raise PlatformError(
+                f"This trainer has the base model {base.name}; the run wants {attempt.spec.base.name}.",
+                fix="Start a trainer of its own for each base model.",
+                code="wrong_base",
+            )
+        session = Session(attempt, engine, renderer)
+        self.sessions.append(session)
+        session.start()
+
+    def _step(self) -> list[Sums | GraftworkError]:
+        """Gradients of all sessions in one call; an error that is everybody's fails everybody."""
+        outcomes: list[Sums | GraftworkError] = []
+        if self._base is not None and self.sessions:
+            engine, work = self._base[1], [session.work() for session in self.sessions]
+            attempts = [session.attempt for session in self.sessions]
+            self._contained(attempts, lambda: outcomes.extend(engine.forward_backward(work)))
+        return outcomes
+
+    def _part(self) -> None:
+        for session in [session for session in self.sessions if session.attempt.ended]:
+            self.sessions.remove(session)
+            session.close()
+
+    def _contained(self, attempts: Sequence[Attempt], act: Callable[[], object]) -> None:
+        """Run ``act``; what it raises ends these attempts and no others."""
+        try:
+            act()
+        except Exception as error:
+            for attempt in attempts:
+                self._fail(attempt, error)
+
+    def _fail(self, attempt: Attempt, error: Exception) -> None:
+        """End an attempt with its error as the result, unless it is another process's to end."""
+        attempt.ended = True
+        say(f"{attempt.uri}: {error}")
+        if isinstance(error, GraftworkError) and error.code == "attempt_has_another_writer":
+            return
+        progress = next((s.progress for s in self.sessions if s.attempt is attempt), Progress())
+        try:
+            failure = record(attempt, error, progress.step, progress.tokens)
+            self.platform_failed |= failure.kind == "platform"
+        except (OSError, GraftworkError) as second:
+            say(f"{attempt.uri}: its result cannot be written: {second}")
+            self.platform_failed = True
+
+
+def finish(session: Session, outcome: Sums | GraftworkError) -> None:
+    """Hand a session its part of a step, or the error that it became."""
+    if isinstance(outcome, GraftworkError):
+        raise outcome
+    session.finish(outcome)
+
+
+def say(text: str) -> None:
+    """To the machine's log."""
+    sys.stderr.write(f"graftwork trainer: {text}\n")
