@@ -20,7 +20,6 @@ from graftwork.serving.embedded_driver import EmbeddedEngine, EmbeddedOptions
 from graftwork.serving.port import Engine, EngineInfo
 from graftwork.testing.fake_engine import FakeEngine
 
-
 ENGINES = ["fake", pytest.param("embedded", marks=pytest.mark.slow)]
 
 

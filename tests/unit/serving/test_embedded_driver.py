@@ -43,7 +43,7 @@ async def test_a_process_that_dies_while_starting_is_told_with_its_last_words(tm
         tmp_path / "root", EmbeddedOptions(python=_program(tmp_path, "echo no luck >&2; exit 7"))
     )
     for attempt in (1, 2):
-        with pytest.raises(Unavailable, match="code 7.*no luck") as caught:
+        with pytest.raises(Unavailable, match=r"code 7.*no luck") as caught:
             await engine.ensure(tmp_path, "base")
         assert caught.value.code == "engine_start_failed"
         assert (tmp_path / "root" / "generation").read_text() == str(attempt)
@@ -69,7 +69,7 @@ async def test_a_model_that_does_not_suit_is_the_callers_error(tmp_path: Path) -
     engine = EmbeddedEngine(
         tmp_path / "root", EmbeddedOptions(python=_program(tmp_path, f"echo '{told}' >&2; exit 3"))
     )
-    with pytest.raises(InvalidRequest, match="Not that one.") as caught:
+    with pytest.raises(InvalidRequest, match="Not that one") as caught:
         await engine.ensure(tmp_path, "base")
     assert (caught.value.code, caught.value.fix) == ("unsupported_model", "Another.")
 

@@ -1,4 +1,4 @@
-"""The cache keeps every sequence's values through growth, moves and departures, and nothing of the departed."""
+"""The cache keeps every sequence's values through growth, moves and departures, nothing of the departed."""
 
 from __future__ import annotations
 

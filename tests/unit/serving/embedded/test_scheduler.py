@@ -30,7 +30,7 @@ def _sequence(model: str, prompt: int = 10, answer: int = 10) -> Sequence:
 
 
 def _advance(scheduler: Scheduler) -> list[tuple[str, int, bool]]:
-    """One iteration: pretend to compute, draw a token where the prompt is done. (model, tokens, decode) of each."""
+    """One pretended iteration, a token drawn where the prompt is done: (model, tokens, decode) of each."""
     plan = scheduler.plan()
     for segment, sequence in plan:
         segment.lane.length += len(segment.tokens)

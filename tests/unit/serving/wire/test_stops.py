@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +57,7 @@ def test_tool_calls_are_found_wherever_the_text_is_cut(cuts: list[int]) -> None:
     text = f"Let me look. {CALL}\n{CALL}"
     splitter = ToolSplitter()
     edges = [0, *(min(cut, len(text)) for cut in cuts), len(text)]
-    words = "".join(splitter.push(text[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    words = "".join(splitter.push(text[a:b]) for a, b in pairwise(edges))
     rest, calls = splitter.finish()
     assert words + rest == "Let me look. "
     assert [call["function"]["name"] for call in calls] == ["look", "look"]
