@@ -4,6 +4,8 @@
     ├── UserError                 the caller can mend it
     │   ├── InvalidRequest        400  a field is missing, malformed or out of range
     │   ├── InvalidData           400  a data set has findings (carries all of them)
+    │   ├── RequestTooLarge       413  the body is over the limit
+    │   ├── MethodNotAllowed      405  the path exists, not with this method
     │   ├── Unauthorized          401  no key, or a key that is not (or no longer) ours
     │   ├── Forbidden             403  the key is good, the act is not allowed
     │   ├── NotFound              404  no such thing *in this project*
@@ -92,6 +94,18 @@ class InvalidData(UserError):
     code = "invalid_training_file"
 
 
+class RequestTooLarge(InvalidRequest):
+    """The body is over the limit."""
+
+    code = "request_too_large"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, but not with this method."""
+
+    code = "method_not_allowed"
+
+
 class Unauthorized(UserError):
     """No API key, or one that is not ours."""
 
@@ -158,6 +172,8 @@ class TrainingError(PlatformError):
 STATUS: dict[type[GraftworkError], int] = {
     InvalidRequest: 400,
     InvalidData: 400,
+    RequestTooLarge: 413,
+    MethodNotAllowed: 405,
     Unauthorized: 401,
     BudgetExceeded: 402,
     Forbidden: 403,

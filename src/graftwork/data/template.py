@@ -14,10 +14,12 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
+import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from graftwork.core.errors import InvalidData, InvalidRequest
@@ -31,7 +33,7 @@ TEMPLATE_FAULTS = (
     LookupError,
     ArithmeticError,
     AttributeError,
-    RecursionError,
+    RuntimeError,
 )
 """What code inside a template can raise: Jinja's own errors, and Python's from its expressions."""
 
@@ -79,6 +81,40 @@ class _Generation(jinja2.ext.Extension):
         return text
 
 
+class _Namespace(jinja2.utils.Namespace):
+    """``namespace()`` without underscored names: a way out of older sandboxes.
+
+    Attribute access on an instance reads the template's names, so nothing here may go through ``self``, and
+    templates may set ``self`` too.
+    """
+
+    def __init__(*args: Any, **named: Any) -> None:
+        attributes = dict(*args[1:], **named)
+        for name in attributes:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        jinja2.utils.Namespace.__setitem__(self, name, value)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace may not hold {name!r}")
+
+
+class _Dict:
+    """``dict(…)`` as a function: templates get no hold of the type itself."""
+
+    def __call__(self, *items: Any, **named: Any) -> dict[Any, Any]:
+        return dict(*items, **named)
+
+    def fromkeys(self, keys: Any, value: Any = None) -> dict[Any, Any]:
+        """As ``dict.fromkeys``."""
+        return dict.fromkeys(keys, value)
+
+
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
@@ -106,6 +142,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
+    environment.globals["namespace"] = _Namespace
+    environment.globals["dict"] = _Dict()
     return environment
 
 

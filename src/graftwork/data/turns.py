@@ -40,14 +40,14 @@ class Turns:
         tools = row.get("tools") or None
         whole = self.template.render(shown, tools, False, self._variables)
         said = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if self.template.marks and len(whole.spans) == len(said):
-            spans = [Span(start, end) for start, end in whole.spans]
-        else:
-            spans = self._by_prefix(shown, tools, whole.text, said)
-        heavy = tuple(
-            span for index, span in zip(said, spans, strict=True) if messages[index].get("weight") != 0
-        )
-        return Rendered(((whole.text, heavy),), raw=False)
+        heavy = [messages[index].get("weight") != 0 for index in said]
+        marked = [Span(start, end) for start, end in whole.spans]
+        if self.template.marks and all(heavy):
+            return Rendered(((whole.text, tuple(marked)),), raw=False)
+        if not self.template.marks or len(marked) != len(said):  # whose mark is whose is not clear
+            marked = self._by_prefix(shown, tools, whole.text, said)
+        spans = tuple(span for span, carries in zip(marked, heavy, strict=True) if carries)
+        return Rendered(((whole.text, spans),), raw=False)
 
     def _by_prefix(
         self, shown: list[Message], tools: list[dict[str, Any]] | None, whole: str, said: list[int]

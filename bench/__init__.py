@@ -1,0 +1,1 @@
+"""Benchmarks against the real peers; results are committed with the machine described."""

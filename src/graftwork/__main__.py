@@ -1,0 +1,5 @@
+"""``python -m graftwork`` is ``graft``."""
+
+from graftwork.cli.main import main
+
+main()

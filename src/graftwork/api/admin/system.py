@@ -1,0 +1,39 @@
+"""``/api/health``, ``/api/doctor`` and ``/api/models``: the installation itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from graftwork import __version__
+from graftwork.api.auth import Caller, OnPlatform
+from graftwork.api.wire.base import List, Wire
+from graftwork.api.wire.models import CatalogueModel, catalogue_wire
+
+router = APIRouter(prefix="/api", tags=["system"])
+
+
+class Health(Wire):
+    """The server answers."""
+
+    status: str = "ok"
+    version: str = __version__
+
+
+@router.get("/health")
+async def health() -> Health:
+    """Whether the server answers; needs no key and says nothing else."""
+    return Health()
+
+
+@router.get("/doctor")
+async def doctor(_: Caller, platform: OnPlatform) -> dict[str, list[dict[str, Any]]]:
+    """Checks of this installation, each with what was seen and what to do."""
+    return {"checks": await platform.doctor()}
+
+
+@router.get("/models")
+async def catalogue(_: Caller, platform: OnPlatform) -> List[CatalogueModel]:
+    """Base models that can be trained and served, with prices."""
+    return List(data=[catalogue_wire(entry) for entry in platform.bases.list()])

@@ -1,0 +1,1 @@
+"""What travels: request bodies and answers, kept apart from the nouns so that neither shapes the other."""

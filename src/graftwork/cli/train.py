@@ -1,0 +1,124 @@
+"""``graft train``: a data set in, an adapter out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from graftwork.cli.connection import Server, connect, existing_file
+from graftwork.cli.output import put, put_json, say
+from graftwork.cli.watch import follow, outcome
+from graftwork.core.errors import InvalidRequest
+
+
+def train(
+    file: str,
+    /,
+    *,
+    base: str = "seedling",
+    validation: str | None = None,
+    suffix: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate_multiplier: float | None = None,
+    rank: int | None = None,
+    alpha: float | None = None,
+    dropout: float | None = None,
+    rslora: bool = False,
+    early_stopping: int | None = None,
+    max_cost: str | None = None,
+    detach: bool = False,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"])] = False,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Upload a data set, train an adapter on it, and follow the job.
+
+    The file is checked and the plan (tokens, steps, price) is shown first. Ctrl-C detaches; the job goes on.
+
+    Parameters
+    ----------
+    file:
+        Training data: JSONL, JSON, CSV or Parquet; chat, prompt/completion and other shapes.
+    base:
+        Base model: `seedling`, a hub name such as Qwen/Qwen3-0.6B, or a folder.
+    validation:
+        Held-out data; without it a tenth of the training rows is held out.
+    suffix:
+        Name of the adapter; a new version of it, if it exists.
+    epochs:
+        Passes over the data; automatic when not given.
+    rank:
+        LoRA rank.
+    max_cost:
+        Refuse the job if it would cost more dollars than this.
+    detach:
+        Print the job's id and return.
+    yes:
+        Do not ask before starting.
+    """
+    server = connect()
+    training, held_out = existing_file(file), existing_file(validation) if validation else None
+    _confirm(server, base, training, max_cost, yes)
+    lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "rslora": rslora or None}
+    asked = {
+        "n_epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate_multiplier": learning_rate_multiplier,
+    }
+    options = {"lora": _given(lora), "early_stopping": early_stopping, "max_cost": max_cost}
+    body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, "graftwork": _given(options)}
+    body["method"] = {"type": "supervised", "supervised": {"hyperparameters": _given(asked)}}
+    body["training_file"] = server.upload(training)["id"]
+    if held_out:
+        body["validation_file"] = server.upload(held_out)["id"]
+    job = server.post("/v1/fine_tuning/jobs", _given(body))
+    say(f"Job {job['id']} created.")
+    code = 0
+    if not detach:
+        job = follow(server, job["id"])
+        code = outcome(job)
+    if json:
+        put_json(job)
+    else:
+        put(job["id"] if detach or quiet else job.get("fine_tuned_model") or job["id"])
+    return code
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries that were given: no None, no empty dict."""
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _confirm(server: Server, base: str, training: Any, max_cost: str | None, yes: bool) -> None:
+    """Show what the check found and ask before a job that costs something is started."""
+    with training.open("rb") as handle:
+        report = server.call(
+            "POST", "/api/datasets/check", data={"model": base}, files={"file": (training.name, handle)}
+        )
+    from graftwork.cli.dataset import complain, summary
+
+    if not report["ok"]:
+        complain(report, training)
+        raise InvalidRequest(
+            f"{training} has {len(report['findings'])} problems; nothing was started.",
+            fix="Mend the lines above and try again.",
+            code="invalid_training_file",
+        )
+    for line in summary(report):
+        say(line)
+    price = (report.get("estimate") or {}).get("price_micro")
+    if yes or not price or max_cost is not None:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidRequest(
+            "This job costs money and nobody can be asked.",
+            fix="Give --yes, or a cap with --max-cost 5.",
+            code="confirmation_needed",
+        )
+    say("Start? [y/N] ")
+    if input().strip().lower() not in {"y", "yes"}:
+        raise InvalidRequest("Not started.", code="not_confirmed")

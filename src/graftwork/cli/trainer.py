@@ -1,0 +1,28 @@
+"""``graft trainer``: what a machine executes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+from graftwork.core.errors import InvalidRequest
+
+
+def trainer(*, run: list[str]) -> None:
+    """Train the runs in these folders, which share one base model, and exit.
+
+    Parameters
+    ----------
+    run:
+        Path or URI of a run folder; give it once for each run.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise InvalidRequest(
+            "The trainer needs PyTorch.",
+            fix="Install it with: pip install 'graftwork[train]'",
+            code="no_torch",
+        )
+    # Become the trainer instead of importing it: no module of the command line may reach torch.
+    arguments = [part for uri in run for part in ("--run", uri)]
+    os.execv(sys.executable, [sys.executable, "-m", "graftwork.training", *arguments])  # noqa: S606

@@ -1,0 +1,49 @@
+"""All services of one platform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graftwork.artifacts import Artifacts
+from graftwork.control.bases import Bases
+from graftwork.control.bell import Bell
+from graftwork.control.services.adapters import AdaptersService
+from graftwork.control.services.billing import BillingService
+from graftwork.control.services.datasets import DatasetsService
+from graftwork.control.services.files import FilesService
+from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.keys import KeysService
+from graftwork.control.services.models import ModelsService
+from graftwork.control.services.projects import ProjectsService
+from graftwork.core.clock import Clock
+from graftwork.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """One service for each noun."""
+
+    projects: ProjectsService
+    keys: KeysService
+    files: FilesService
+    datasets: DatasetsService
+    jobs: JobsService
+    adapters: AdaptersService
+    models: ModelsService
+    billing: BillingService
+
+
+def build_services(
+    store: Store, artifacts: Artifacts, bases: Bases, clock: Clock, bell: Bell, pepper: bytes
+) -> Services:
+    """The services over a store; ``bell`` wakes the reconcilers that share it."""
+    return Services(
+        projects=ProjectsService(store, clock),
+        keys=KeysService(store, clock, bell, pepper),
+        files=FilesService(store, artifacts, clock),
+        datasets=DatasetsService(store, artifacts, bases),
+        jobs=JobsService(store, bases, clock, bell),
+        adapters=AdaptersService(store, clock, bell),
+        models=ModelsService(store, bases, clock, bell),
+        billing=BillingService(store),
+    )

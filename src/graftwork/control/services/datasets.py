@@ -1,0 +1,77 @@
+"""Data sets: the one validator, with the base model's own tokenizer and template."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from graftwork.artifacts import Artifacts
+from graftwork.control.bases import Bases
+from graftwork.control.services.files import no_file
+from graftwork.core.errors import InvalidRequest
+from graftwork.data import Report, check_pair, validate
+from graftwork.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Bytes to check that are not stored."""
+
+    content: bytes
+    filename: str | None = None
+
+
+class DatasetsService:
+    """Checks data before anything is paid for."""
+
+    def __init__(self, store: Store, artifacts: Artifacts, bases: Bases) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._bases = bases
+
+    async def validate(
+        self,
+        project_id: str,
+        data: Upload | str,
+        *,
+        base: str,
+        validation: Upload | str | None = None,
+        max_length: int | None = None,
+    ) -> tuple[Report, Report | None]:
+        """Check a data set (an ``Upload``, or the id of a stored file) and its validation set, if given.
+
+        Bad data never raises: every finding is in the reports, leaks between the two among them.
+
+        Raises:
+            NotFound: no such base model or file.
+        """
+        renderer = await self._bases.renderer(base)
+        limit = max_length or self._bases.get(base).context
+        train = await self._load(project_id, data)
+        report = await asyncio.to_thread(
+            validate, train.content, filename=train.filename, renderer=renderer, max_length=limit
+        )
+        if validation is None:
+            return report, None
+        held_out = await self._load(project_id, validation)
+        other = await asyncio.to_thread(
+            validate,
+            held_out.content,
+            filename=held_out.filename,
+            renderer=renderer,
+            max_length=limit,
+            purpose="valid",
+        )
+        await asyncio.to_thread(check_pair, report, other)
+        return report, other
+
+    async def _load(self, project_id: str, data: Upload | str) -> Upload:
+        if isinstance(data, Upload):
+            if not data.content:
+                raise InvalidRequest("The data is empty.", fix="Send a file with rows in it.", param="file")
+            return data
+        async with self._store.read() as tx:
+            stored = await tx.files.get(project_id, data)
+        if stored is None:
+            raise no_file(data)
+        return Upload(await self._artifacts.get(stored.sha256), stored.filename)

@@ -1,0 +1,39 @@
+"""Runs: the attempts to execute jobs."""
+
+from __future__ import annotations
+
+from graftwork.core.nouns import Run
+from graftwork.core.states import Outcome
+from graftwork.store.session import Items, Repository
+from graftwork.store.tables import runs
+
+
+class Runs(Repository):
+    """Attempts, by job and fence. For reconcilers: no tenant is checked."""
+
+    async def create(self, run: Run) -> bool:
+        """Add an attempt; the same again is a no-op (False)."""
+        return await self._insert_new(runs, run)
+
+    async def get(self, job_id: str, fence: int) -> Run | None:
+        """One attempt."""
+        return await self._one(Run, runs, runs.c.job_id == job_id, runs.c.fence == fence)
+
+    async def latest(self, job_id: str) -> Run | None:
+        """The attempt with the highest fence."""
+        found = await self._all(Run, runs, runs.c.job_id == job_id, order=[runs.c.fence.desc()], limit=1)
+        return found[0] if found else None
+
+    async def advance(self, job_id: str, fence: int, cursor: int) -> bool:
+        """Note how far the attempt's events were read; never backwards (False)."""
+        mine = (runs.c.job_id == job_id, runs.c.fence == fence, runs.c.cursor < cursor)
+        return await self._change(runs, *mine, cursor=cursor)
+
+    async def finish(self, job_id: str, fence: int, outcome: Outcome, at: float) -> bool:
+        """Note how the attempt ended; the first outcome stays (False for a later one)."""
+        mine = (runs.c.job_id == job_id, runs.c.fence == fence, runs.c.outcome.is_(None))
+        return await self._change(runs, *mine, outcome=outcome, ended_at=at)
+
+    async def list(self, job_id: str) -> Items[Run]:
+        """All attempts of a job, first to last."""
+        return await self._all(Run, runs, runs.c.job_id == job_id, order=[runs.c.fence])
