@@ -1,12 +1,14 @@
 """The admin API: adapters, keys, bills, following a job, the installation."""
 
 import json
-from types import SimpleNamespace
 
 import orjson
 import pytest
 
+from graftwork.core.nouns import Run
 from graftwork.core.states import Phase, Verdict
+from graftwork.runs.transport import LocalTransport
+from graftwork.runs.writer import RunWriter
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "model": "support"}
 
@@ -63,7 +65,8 @@ async def test_a_version_that_did_not_pass_needs_force_and_a_reason(world):
     forced = await world.call(tenant, "POST", path, json={"version": 1, "force": True, "reason": "I looked"})
     assert forced.status_code == 200
     moves = (await world.call(tenant, "GET", "/api/adapters/support")).json()["moves"]
-    assert (moves[0]["actor"], moves[0]["reason"]) == (tenant.key_id, "I looked")
+    assert moves[0]["actor"] == tenant.key_id
+    assert "I looked" in moves[0]["reason"]
 
 
 @pytest.mark.parametrize("body", [{}, {"version": 0}, {"version": 1, "alias": "No Good"}, {"versoin": 1}])
@@ -117,7 +120,8 @@ async def test_a_bill_adds_up(world):
         "quantity": 120,
         "unit": "tokens",
         "quantities": 0,
-        "unit_price": "$0.10 / M tokens",
+        "price_version": "p1",
+        "unit_price": "$0.10 / 1M trained tokens",
         "amount_micro": 12,
         "amount": "$0.000012",
         "reserved_micro": 0,
@@ -192,6 +196,27 @@ async def _nothing() -> None:
     return
 
 
+async def test_the_trainers_log(world, tmp_path):
+    tenant = await world.tenant()
+    job = await world.job(tenant)
+    path = f"/api/jobs/{job}/logs"
+    assert (await world.call(tenant, "GET", path)).json() == {"attempt": 0, "text": "", "cursor": 0}
+    for fence in (1, 2):
+        writer = RunWriter(LocalTransport(tmp_path / "run"), fence)
+        writer.log(f"attempt {fence}\n")
+        writer.flush()
+        run = Run(job_id=job, fence=fence, uri=str(tmp_path / "run"), machine="m", created_at=1.0)
+        async with world.store.begin() as tx:
+            await tx.runs.create(run)
+    newest = (await world.call(tenant, "GET", path)).json()
+    assert (newest["attempt"], newest["text"]) == (2, "attempt 2\n")
+    first = (await world.call(tenant, "GET", path + "?attempt=1")).json()
+    assert first["text"] == "attempt 1\n"
+    rest = (await world.call(tenant, "GET", f"{path}?after={newest['cursor']}")).json()
+    assert rest["text"] == ""
+    assert (await world.call(tenant, "GET", path + "?attempt=9")).status_code == 404
+
+
 async def test_the_installation(world):
     tenant = await world.tenant()
     assert (await world.call(None, "GET", "/api/health")).json()["status"] == "ok"
@@ -204,21 +229,9 @@ async def test_the_installation(world):
     assert "/api/adapters/{name}/promote" in document["paths"]
 
 
-class Validator:
-    """Stands for the data sets' service: remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked = []
-
-    async def validate(self, project_id, data, *, base, validation, max_length):
-        self.asked.append((data.content, data.filename, base, validation, max_length))
-        report = SimpleNamespace(to_json=lambda: {"ok": True, "rows": 1})
-        return report, report if validation else None
-
-
 async def test_data_is_checked_from_a_form_or_a_body(world):
     tenant = await world.tenant()
-    world.platform.datasets = validator = Validator()
+    validator = world.platform.datasets
     path = "/api/datasets/check"
     raw = await world.call(tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b")
     assert raw.json() == {"ok": True, "rows": 1, "validation": None}

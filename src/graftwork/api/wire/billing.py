@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from graftwork.api.wire.base import Wire
-from graftwork.control.views import Bill, BillLine, Budget
-from graftwork.core.money import MICRO, dollars
+from graftwork.billing import MACHINE, Bill, BillLine, Budget
+from graftwork.core.money import dollars
 from graftwork.core.nouns import LedgerEntry
 
 Json = dict[str, Any]
@@ -15,7 +15,7 @@ _TOKENS = ("trained_tokens", "prompt_tokens", "completion_tokens")
 
 
 class LineWire(Wire):
-    """A sum over ledger entries of one kind and model."""
+    """A sum over ledger entries of one kind, model and version of the prices."""
 
     kind: str
     model: str | None
@@ -25,8 +25,9 @@ class LineWire(Wire):
     unit: str
     quantities: Json
     """The single counts."""
+    price_version: str
     unit_price: str
-    """What a million tokens or an hour came to on average."""
+    """For people; ``-`` where the version of the prices is not known any more."""
     amount_micro: int
     amount: str
     reserved_micro: int
@@ -97,20 +98,17 @@ def usage_wire(entry: LedgerEntry) -> Usage:
 
 
 def _line(line: BillLine) -> LineWire:
-    tokens = sum(line.quantity.get(name, 0) for name in _TOKENS)
-    seconds = line.quantity.get("seconds", 0)
-    if seconds and not tokens:
-        quantity, unit, per, name = seconds, "s", 3600, "hour"
-    else:
-        quantity, unit, per, name = tokens, "tokens", MICRO, "M tokens"
+    machine = line.kind == MACHINE
+    counted = ("seconds",) if machine else _TOKENS
     return LineWire(
         kind=line.kind,
         model=line.model,
         entries=line.entries,
-        quantity=quantity,
-        unit=unit,
+        quantity=sum(line.quantity.get(name, 0) for name in counted),
+        unit="seconds" if machine else "tokens",
         quantities=line.quantity,
-        unit_price=f"{dollars(round(line.amount * per / quantity))} / {name}" if quantity else "-",
+        price_version=line.price_version,
+        unit_price=", ".join(f"{dollars(p.amount)} / {p.unit}" for p in line.prices) or "-",
         amount_micro=line.amount,
         amount=dollars(line.amount),
         reserved_micro=line.reserved,
