@@ -5,7 +5,10 @@ import json
 import orjson
 import pytest
 
+from graftwork.core.nouns import Run
 from graftwork.core.states import Phase, Verdict
+from graftwork.runs.transport import LocalTransport
+from graftwork.runs.writer import RunWriter
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "model": "support"}
 
@@ -191,6 +194,27 @@ async def test_a_job_is_watched_to_its_end_and_again_from_the_middle(world):
 
 async def _nothing() -> None:
     return
+
+
+async def test_the_trainers_log(world, tmp_path):
+    tenant = await world.tenant()
+    job = await world.job(tenant)
+    path = f"/api/jobs/{job}/logs"
+    assert (await world.call(tenant, "GET", path)).json() == {"attempt": 0, "text": "", "cursor": 0}
+    for fence in (1, 2):
+        writer = RunWriter(LocalTransport(tmp_path / "run"), fence)
+        writer.log(f"attempt {fence}\n")
+        writer.flush()
+        run = Run(job_id=job, fence=fence, uri=str(tmp_path / "run"), machine="m", created_at=1.0)
+        async with world.store.begin() as tx:
+            await tx.runs.create(run)
+    newest = (await world.call(tenant, "GET", path)).json()
+    assert (newest["attempt"], newest["text"]) == (2, "attempt 2\n")
+    first = (await world.call(tenant, "GET", path + "?attempt=1")).json()
+    assert first["text"] == "attempt 1\n"
+    rest = (await world.call(tenant, "GET", f"{path}?after={newest['cursor']}")).json()
+    assert rest["text"] == ""
+    assert (await world.call(tenant, "GET", path + "?attempt=9")).status_code == 404
 
 
 async def test_the_installation(world):

@@ -88,6 +88,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/api/usage"): Row(200),
     ("POST", "/api/datasets/check"): Row(200, options=lambda owned: {"content": b'{"messages": []}'}),
     ("GET", "/api/jobs/{job_id}/watch"): Row(404, "/api/jobs/{done}/watch"),
+    ("GET", "/api/jobs/{job_id}/logs"): Row(404, "/api/jobs/{done}/logs"),
     ("GET", "/api/doctor"): Row(200),
     ("GET", "/api/models"): Row(200),
 }

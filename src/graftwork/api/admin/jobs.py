@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from graftwork.api.auth import Caller, OnPlatform
 from graftwork.api.platform import Platform
-from graftwork.api.wire.jobs import event_wire, job_wire, progress_wire
+from graftwork.api.wire.jobs import Log, event_wire, job_wire, log_wire, progress_wire
+from graftwork.control.services.logs import LogsService
 from graftwork.control.views import JobView
 from graftwork.core.errors import InvalidRequest
 
@@ -44,6 +45,19 @@ async def watch_job(
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
+
+
+@router.get("/{job_id}/logs")
+async def job_log(
+    job_id: str,
+    caller: Caller,
+    platform: OnPlatform,
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+    after: Annotated[int, Query(ge=0)] = 0,
+) -> Log:
+    """What the trainer wrote: of the newest attempt, or of the one named; ``after`` is the last ``cursor``."""
+    logs = LogsService(platform.store)
+    return log_wire(await logs.read(caller.project_id, job_id, attempt=attempt, after=after))
 
 
 async def _watch(platform: Platform, project_id: str, view: JobView, after: int) -> AsyncIterator[bytes]:

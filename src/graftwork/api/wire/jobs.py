@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from graftwork.api.wire.base import TolerantBody, Wire, seconds
+from graftwork.control.services.logs import LogText
 from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import CheckpointView, JobView
 from graftwork.core.money import dollars
@@ -171,6 +172,14 @@ class Checkpoint(Wire):
     metrics: CheckpointMetrics
 
 
+class Log(Wire):
+    """A piece of the trainer's log; ``cursor`` asks for what follows."""
+
+    attempt: int
+    text: str
+    cursor: int
+
+
 def job_wire(view: JobView) -> FineTuningJob:
     """A job as OpenAI writes it."""
     job = view.job
@@ -224,6 +233,11 @@ def checkpoint_wire(view: CheckpointView) -> Checkpoint:
         step_number=checkpoint.step,
         metrics=CheckpointMetrics(step=checkpoint.step, **measured),
     )
+
+
+def log_wire(log: LogText) -> Log:
+    """A piece of a log."""
+    return Log(attempt=log.attempt, text=log.text, cursor=log.cursor)
 
 
 def progress_wire(view: JobView) -> Json:
