@@ -233,9 +233,7 @@ async def test_data_is_checked_from_a_form_or_a_body(world):
     tenant = await world.tenant()
     validator = world.platform.datasets
     path = "/api/datasets/check"
-    raw = await world.call(
-        tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b"
-    )
+    raw = await world.call(tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b")
     assert raw.json() == {"ok": True, "rows": 1, "validation": None}
     files = {"file": ("a.jsonl", b"{}"), "validation": ("v.jsonl", b"[]")}
     form = await world.call(tenant, "POST", path, files=files, data={"model": "seedling"})

@@ -260,6 +260,7 @@ async def test_a_placement_of_an_older_engine_is_not_ready(make_world):
         await world.gateway.refresh()
         assert (await world.chat(tenant)).status == 503
         await world.place(tenant, version.weights, generation=2)
+        await world.gateway.refresh()
         assert (await world.chat(tenant)).status == 200
 
 
