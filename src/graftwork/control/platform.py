@@ -252,5 +252,5 @@ def context_of(platform: Platform, install: str) -> Context:
 
 async def _end(provider: Provider, name: str) -> None:
     await provider.terminate(name)
-    while (await provider.describe(name)).state not in _ENDED:
-        await asyncio.sleep(0.1)  # noqa: ASYNC110 - the provider tells nobody
+    while (await provider.describe(name)).state not in _ENDED:  # noqa: ASYNC110 - it rings no bell
+        await asyncio.sleep(0.1)

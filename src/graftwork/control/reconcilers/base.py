@@ -1,7 +1,8 @@
 """The shape of every reconciler (law 2): claim, act, apply; renew meanwhile; back off when it fails.
 
 A reconciler is killed at any point and started again, or another takes over when its lease runs out. So
-what it does must be repeatable, and what it concludes counts only if its lease still held when it was written down.
+what it does must be repeatable, and what it concludes counts only if its lease still held when it was
+written down.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from graftwork.control.bell import Bell
 from graftwork.core.clock import Clock
+from graftwork.core.errors import GraftworkError
 from graftwork.store import Claim, Store, Tx
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ class Pace:
     backoff: float = 1.0
     """Before the first new try after a failure; doubled at each further one."""
     backoff_limit: float = 120.0
+    tries: int = 8
+    """Failures in a row after which a row is given up (``Reconciler.give_up``)."""
 
 
 class Rows(Protocol[T]):
@@ -73,20 +77,23 @@ class Loop(ABC):
         """Rounds until ``stop``: at every ring of the bell, and every ``pace.poll`` seconds."""
         failures = 0
         while not stop.is_set():
-            failed = not await self.guarded(self.once(), self.name)
-            failures = failures + 1 if failed else 0
-            await self.bell.wait(self.delay(failures) if failed else self.pace.poll)
+            error = await self.guarded(self.once(), self.name)
+            failures = 0 if error is None else failures + 1
+            await self.bell.wait(self.delay(failures) if error else self.pace.poll)
 
-    async def guarded(self, work: Awaitable[Any], what: str) -> bool:
-        """Await ``work``; whether it went well. The one place where every error is caught, and told."""
+    async def guarded(self, work: Awaitable[Any], what: str) -> Exception | None:
+        """Await ``work``; the error it ended with. The one place where every error is caught, and told."""
         try:
             await work
         except LeaseLost:
             log.info("%s: lease lost, work thrown away", what)
-        except Exception:
+        except GraftworkError as error:
+            log.warning("%s: failed, tried again later: %s (%s)", what, error.text, error.code)
+            return error
+        except Exception as error:
             log.exception("%s: failed, tried again later", what)
-            return False
-        return True
+            return error
+        return None
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""
@@ -137,9 +144,9 @@ class Reconciler(Loop, Generic[T]):
         failures = 0
         try:
             while not stop.is_set():
-                well = await self.guarded(round_(), self.name)
-                failures = 0 if well else failures + 1
-                await self.bell.wait(self.pace.poll if well else self.delay(failures))
+                error = await self.guarded(round_(), self.name)
+                failures = 0 if error is None else failures + 1
+                await self.bell.wait(self.delay(failures) if error else self.pace.poll)
         finally:
             for task in tasks:
                 task.cancel()
@@ -160,16 +167,34 @@ class Reconciler(Loop, Generic[T]):
             delay = await self._leased(claim)
 
         try:
-            if await self.guarded(attempt(), f"{self.name} {key}"):
+            error = await self.guarded(attempt(), f"{self.name} {key}")
+            if error is None:
                 self._failures.pop(key, None)
             else:
-                self._failures[key] = self._failures.get(key, 0) + 1
-                delay = self.delay(self._failures[key])
+                delay = await self._failed(claim, key, error)
         finally:
             # Also when cancelled: whoever starts next finds the row free.
             await self._release(claim, delay)
         if delay <= 0:
             self.bell.ring()
+
+    async def _failed(self, claim: Claim[T], key: str, error: Exception) -> float:
+        """Seconds to wait before the next try; after many failures in a row, something else is done."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        if failures < self.pace.tries:
+            return self.delay(failures)
+        delay = self.pace.backoff_limit
+
+        async def give_up() -> None:
+            nonlocal delay
+            delay = await self.give_up(claim, error)
+
+        await self.guarded(give_up(), f"{self.name} {key} giving up")
+        return delay
+
+    async def give_up(self, claim: Claim[T], error: Exception) -> float:
+        """Asked when the work on a row failed ``pace.tries`` times in a row; seconds until the next look."""
+        return self.pace.backoff_limit
 
     async def _leased(self, claim: Claim[T]) -> float:
         """Work while a second task keeps the lease; work without a lease is ended."""

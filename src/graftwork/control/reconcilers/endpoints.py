@@ -51,7 +51,7 @@ class EndpointReconciler(Loop):
         self._engines = engines
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
-        self._busy: dict[str, asyncio.Task[bool]] = {}
+        self._busy: dict[str, asyncio.Task[Exception | None]] = {}
 
     async def once(self) -> int:
         """Look at every endpoint that is due, and bring up what is down; how many were looked at."""
@@ -71,11 +71,11 @@ class EndpointReconciler(Loop):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start_due(self) -> list[asyncio.Task[bool]]:
+    async def _start_due(self) -> list[asyncio.Task[Exception | None]]:
         async with self._store.read() as tx:
             endpoints = await tx.endpoints.list()
         now = self.clock.now()
-        started: list[asyncio.Task[bool]] = []
+        started: list[asyncio.Task[Exception | None]] = []
         for endpoint in endpoints:
             if endpoint.id in self._busy or self._not_before.get(endpoint.id, 0.0) > now:
                 continue

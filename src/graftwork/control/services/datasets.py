@@ -46,7 +46,7 @@ class DatasetsService:
             NotFound: no such base model or file.
         """
         renderer = await self._bases.renderer(base)
-        limit = max_length or self._bases.get(base).context
+        limit = max_length or (await self._bases.get(base)).context
         train = await self._load(project_id, data)
         report = await asyncio.to_thread(
             validate, train.content, filename=train.filename, renderer=renderer, max_length=limit
@@ -62,8 +62,7 @@ class DatasetsService:
             max_length=limit,
             purpose="valid",
         )
-        await asyncio.to_thread(check_pair, report, other)
-        return report, other
+        return report, await asyncio.to_thread(check_pair, report, other)
 
     async def _load(self, project_id: str, data: Upload | str) -> Upload:
         if isinstance(data, Upload):

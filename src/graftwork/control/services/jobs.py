@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import adapter_name, fine_tuned_model
@@ -93,7 +91,7 @@ class JobsService:
         *,
         after: str | None = None,
         limit: int = 20,
-        metadata: Mapping[str, str] | None = None,
+        metadata: dict[str, str] | None = None,
     ) -> Page[JobView]:
         """The project's jobs, newest first, in brief; ``metadata`` keeps those that carry all its pairs."""
         async with self._store.read() as tx:

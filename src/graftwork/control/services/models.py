@@ -5,6 +5,7 @@ from __future__ import annotations
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import fine_tuned_model
+from graftwork.control.reconcilers.endpoints import READY
 from graftwork.control.services.adapters import drop_version
 from graftwork.control.services.job_views import organization_of
 from graftwork.control.views import ModelView
@@ -46,8 +47,9 @@ class ModelsService:
         Raises:
             NotFound: nothing of that name in this project (``model_not_found``).
         """
+        is_base = await self._is_base(name)
         async with self._store.read() as tx:
-            if any(entry.name == name for entry in self._bases.list()):
+            if is_base:
                 return await self._base(tx, name)
             organization = await organization_of(tx, project_id)
             version = await tx.versions.by_model(project_id, name)
@@ -82,25 +84,14 @@ class ModelsService:
         self._bell.ring()
         return view
 
-    async def want(self, project_id: str, name: str) -> ModelView:
-        """Ask that a name be served: a base model's engine is started, weights are placed. Returns at once.
-
-        Raises:
-            NotFound: nothing of that name in this project.
-        """
-        view = await self.get(project_id, name)
-        if view.ready:
-            return view
-        async with self._store.begin() as tx:
-            now = self._clock.now()
-            if view.kind == "base":
-                await tx.endpoints.ensure(name, self._bases.engine(name), now)
-            else:
-                base, digest = await _weights_of(tx, project_id, name)
-                endpoint = await tx.endpoints.ensure(base, self._bases.engine(base), now)
-                await tx.placements.ensure(endpoint.id, project_id, digest, now)
-        self._bell.ring()
-        return view
+    async def _is_base(self, name: str) -> bool:
+        if name.startswith("ft:"):
+            return False
+        try:
+            await self._bases.get(name)
+        except NotFound:
+            return False
+        return True
 
     async def _base(self, tx: Tx, name: str) -> ModelView:
         endpoint = await tx.endpoints.by_base(name)
@@ -109,7 +100,7 @@ class ModelsService:
             kind="base",
             created_at=0.0 if endpoint is None else endpoint.created_at,
             owner=OWNER,
-            ready=endpoint is not None and endpoint.state == "ready",
+            ready=endpoint is not None and endpoint.state == READY,
             reason=None if endpoint is None else endpoint.message,
         )
 
@@ -131,7 +122,7 @@ async def _version(tx: Tx, version: Version, adapter: str, organization: str) ->
         kind="version",
         created_at=version.created_at,
         owner=organization,
-        ready=_is_ready(placement),
+        ready=await _is_ready(tx, placement),
         reason=None if placement is None else placement.reason,
         version=f"{adapter}@{version.number}",
     )
@@ -144,7 +135,7 @@ async def _checkpoint(tx: Tx, checkpoint: Checkpoint, name: str, organization: s
         kind="checkpoint",
         created_at=checkpoint.created_at,
         owner=organization,
-        ready=_is_ready(placement),
+        ready=await _is_ready(tx, placement),
         reason=None if placement is None else placement.reason,
     )
 
@@ -165,18 +156,8 @@ async def _job_named(tx: Tx, project_id: str, model: str) -> Job | None:
     return next((job for job in found if fine_tuned_model(job, organization) == model), None)
 
 
-async def _weights_of(tx: Tx, project_id: str, name: str) -> tuple[str, str]:
-    version = await tx.versions.by_model(project_id, name)
-    digest = None
-    if version is not None and version.deleted_at is None:
-        digest = version.weights
-    elif (checkpoint := await _find_checkpoint(tx, project_id, name)) is not None:
-        digest = checkpoint.weights
-    weights = None if digest is None else await tx.weights.get(digest)
-    if weights is None:
-        raise no_model(name)
-    return weights.base, weights.digest
-
-
-def _is_ready(placement: Placement | None) -> bool:
-    return placement is not None and placement.wanted and placement.state is PlacementState.READY
+async def _is_ready(tx: Tx, placement: Placement | None) -> bool:
+    if placement is None or not placement.wanted or placement.state is not PlacementState.READY:
+        return False
+    endpoint = await tx.endpoints.get(placement.endpoint_id)
+    return endpoint is not None and endpoint.state == READY and endpoint.generation == placement.generation

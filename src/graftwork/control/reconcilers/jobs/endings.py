@@ -10,6 +10,7 @@ from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.machines import close, machine_of
 from graftwork.control.reconcilers.jobs.step import Level, Note, Step
+from graftwork.core.errors import GraftworkError
 from graftwork.core.nouns import Job, Json
 from graftwork.core.states import Outcome, Phase
 from graftwork.store import Tx
@@ -87,6 +88,15 @@ async def lost(ctx: Context, job: Job, why: str) -> Step:
         )
     message = f"An attempt was lost ({why}); training goes on from the last checkpoint on another machine."
     return _again(ctx, job, message, level="warn", losses=losses)
+
+
+async def given_up(ctx: Context, job: Job, error: Exception, why: str) -> Step:
+    """The platform cannot go on with the job: its machine goes first, then it ends with the error."""
+    machine = await machine_of(ctx, job)
+    if machine is not None and not await close(ctx.store, ctx.clock, ctx.pools, machine):
+        return Step(delay=ctx.limits.waiting)
+    code = error.code if isinstance(error, GraftworkError) else "internal_error"
+    return failed(ctx, job, code, why)
 
 
 async def last_words(ctx: Context, job: Job) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field, replace
 
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.step import Note, Step, Write
 from graftwork.control.reconcilers.jobs.weights import stored_weights
 from graftwork.core import ids
+from graftwork.core.errors import InvalidData
 from graftwork.core.nouns import Checkpoint, Job, Json
 from graftwork.core.states import Phase
 from graftwork.runs.documents import CheckpointManifest, Heartbeat, Message, Metrics
 from graftwork.store import Tx
+
+log = logging.getLogger("graftwork.control")
 
 FILES = 200
 """Event files taken in by one transaction."""
@@ -73,8 +77,8 @@ def _progress(job: Job, step: int, beat: Heartbeat | None) -> Json:
 
 def _note(event: Metrics | Message, beat: Heartbeat | None) -> Note:
     if isinstance(event, Message):
-        data = None if event.code is None else {"code": event.code}
-        return Note(message=event.message, level=event.level, data=data, at=event.at)
+        told = None if event.code is None else {"code": event.code}
+        return Note(message=event.message, level=event.level, data=told, at=event.at)
     total = beat.total_steps if beat is not None else None
     losses = f"training loss={event.loss:.4g}"
     if event.valid_loss is not None:
@@ -112,8 +116,16 @@ def _advance(job: Job, cursor: int) -> Write:
 
 
 async def _checkpoint(ctx: Context, job: Job, fence: int, manifest: CheckpointManifest) -> Write:
-    """Copy the adapter part into artifacts; the write makes the checkpoint known and callable."""
-    weights = await stored_weights(ctx, job, manifest.dir, manifest.adapter_files(), manifest.probes)
+    """Copy the adapter part into artifacts; the write makes the checkpoint known and callable.
+
+    One whose files are no adapter that may be served is known all the same, and not callable.
+    """
+    try:
+        files = manifest.adapter_files()
+        weights = await stored_weights(ctx, job, manifest.dir, files, manifest.probes)
+    except InvalidData as error:
+        log.warning("job %s: checkpoint %d is not callable: %s", job.id, manifest.step, error.message)
+        weights = None
     checkpoint = Checkpoint(
         id=ids.new_id(ids.CHECKPOINT),
         job_id=job.id,
@@ -121,11 +133,12 @@ async def _checkpoint(ctx: Context, job: Job, fence: int, manifest: CheckpointMa
         step=manifest.step,
         created_at=manifest.at,
         metrics={"step": manifest.step, **manifest.metrics},
-        weights=weights.digest,
+        weights=None if weights is None else weights.digest,
     )
 
     async def write(tx: Tx) -> None:
-        await tx.weights.create(weights)
+        if weights is not None:
+            await tx.weights.create(weights)
         await tx.checkpoints.add(checkpoint)
 
     return write

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from graftwork.control.bell import Bell
 from graftwork.control.reconcilers.base import LeaseLost, Pace, Reconciler, Rows
 from graftwork.control.reconcilers.jobs.admission import queued
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.deploying import deploying, registering
-from graftwork.control.reconcilers.jobs.endings import cancelled
-from graftwork.control.reconcilers.jobs.evaluating import evaluating, gating
+from graftwork.control.reconcilers.jobs.endings import cancelled, given_up
+from graftwork.control.reconcilers.jobs.evaluating import evaluating, evaluation_crashed, gating
 from graftwork.control.reconcilers.jobs.launching import provisioning
 from graftwork.control.reconcilers.jobs.planning import planning
-from graftwork.control.reconcilers.jobs.step import Act, Instead, Note, Step
+from graftwork.control.reconcilers.jobs.step import Instead, Note, Step
 from graftwork.control.reconcilers.jobs.validating import validating
 from graftwork.control.reconcilers.jobs.watching import watch
+from graftwork.core.errors import GraftworkError
 from graftwork.core.nouns import Job
 from graftwork.core.states import TERMINAL, Phase, Want
 from graftwork.store import Claim, Tx
 
 REST = 3600.0
 """Before a paused job is looked at again, unless its owner says something."""
+
+Act = Callable[[Context, Job], Awaitable[Step]]
 
 PHASES: dict[Phase, Act] = {
     Phase.VALIDATING: validating,
@@ -78,6 +83,20 @@ class JobReconciler(Reconciler[Job]):
         if job.phase is Phase.QUEUED and job.want is Want.PAUSE:
             return Step(move=Phase.PAUSED, notes=_PAUSED)
         return await PHASES[job.phase](self.ctx, job)
+
+    async def give_up(self, claim: Claim[Job], error: Exception) -> float:
+        """Failing again and again: an evaluation closes the gate, anything else ends the job."""
+        why = error.text if isinstance(error, GraftworkError) else f"internal error ({type(error).__name__})"
+        async with self.store.read() as tx:
+            job = await tx.jobs.any_get(claim.item.id)
+        if job is None or job.phase in TERMINAL:
+            return REST
+        if job.phase is Phase.EVALUATING:
+            step = await evaluation_crashed(self.ctx, job, why)
+        else:
+            step = await given_up(self.ctx, job, error, why)
+        await self.apply(Claim(job, claim.token, claim.until), step)
+        return step.delay
 
     async def apply(self, claim: Claim[Job], step: Step) -> Claim[Job]:
         """Write one step down, or nothing of it.

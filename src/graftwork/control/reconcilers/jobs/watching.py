@@ -1,4 +1,4 @@
-"""Preparing and training: what the trainer wrote is taken in, it is told what is wanted, its end is judged."""
+"""Preparing and training: what the trainer wrote is taken in, it is told what is wanted, and judged."""
 
 from __future__ import annotations
 
