@@ -1,4 +1,4 @@
-"""Base models of a few thousand random weights, adapters for them, and an engine over them: for serving tests."""
+"""Base models of a few thousand random weights, adapters for them, and an engine over them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 ALL = ATTENTION + MLP
 
 _TEMPLATE = (
-    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}{%- endfor -%}"
+    "{%- for m in messages -%}"
+    "{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
     "{%- if tools -%}{{- 'tools ' + (tools | tojson) -}}{%- endif -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 
 from graftwork.core.errors import InvalidRequest
 
 
-def trainer(*, run: list[str]) -> int:
+def trainer(*, run: list[str]) -> None:
     """Train the runs in these folders, which share one base model, and exit.
 
     Parameters
@@ -21,6 +23,6 @@ def trainer(*, run: list[str]) -> int:
             fix="Install it with: pip install 'graftwork[train]'",
             code="no_torch",
         )
-    from graftwork.training import main as train_main
-
-    return train_main(run)
+    # Become the trainer instead of importing it: no module of the command line may reach torch.
+    arguments = [part for uri in run for part in ("--run", uri)]
+    os.execv(sys.executable, [sys.executable, "-m", "graftwork.training", *arguments])  # noqa: S606

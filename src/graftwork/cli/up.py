@@ -6,13 +6,16 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from graftwork.cli.connection import CLIENT_FILE, data_folder
 from graftwork.cli.output import put, say
 
 if TYPE_CHECKING:
     from graftwork.control.platform import Platform
+    from graftwork.control.settings import Settings
 
 
 def up(
@@ -21,6 +24,8 @@ def up(
     host: str = "127.0.0.1",
     port: int = 8000,
     database: str | None = None,
+    allow_base: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    organization: str = "personal",
     show_key: bool = False,
 ) -> int:
     """Start everything on this machine, and stop it cleanly on Ctrl-C or SIGTERM.
@@ -38,25 +43,40 @@ def up(
         Port to listen on; 0 takes a free one.
     database:
         SQLite or PostgreSQL URL; a SQLite file in the data folder when not given.
+    allow_base:
+        More base models that jobs may name: a pattern of hub ids (Qwen/*) or of absolute folder paths
+        (/models/*); give it once for each.
+    organization:
+        Name of the first organization, made on the first start; part of every ft: name.
     show_key:
         Print the first project's key although it was printed before.
     """
-    folder = (data or data_folder()).expanduser().resolve()
-    return asyncio.run(_serve(folder, host, port, database, show_key))
-
-
-async def _serve(folder: Path, host: str, port: int, database: str | None, show_key: bool) -> int:
-    from graftwork.api.serve import serve
-    from graftwork.control.platform import Platform
+    from graftwork.api.serve import loop_factory
     from graftwork.control.settings import Settings
 
-    settings = Settings(data=folder, host=host, port=port, **({"database": database} if database else {}))
+    settings = Settings(
+        data=(data or data_folder()).expanduser().resolve(),
+        host=host,
+        port=port,
+        database=database or "",
+        allow=tuple(allow_base or ()),
+        organization=organization,
+    )
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_serve(settings, show_key))
+
+
+async def _serve(settings: Settings, show_key: bool) -> int:
+    from graftwork.api.serve import serve
+    from graftwork.control.platform import Platform
+
     async with Platform.start(settings) as platform:
 
         def ready(url: str) -> None:
-            _announce(platform, folder, url, show_key)
+            _announce(platform, settings.data, url, show_key)
 
-        await serve(platform, host, port, on_ready=ready)
+        await serve(platform, settings.host, settings.port, on_ready=ready)
+        say("Stopping; trainers save their state.")
     say("Stopped.")
     return 0
 

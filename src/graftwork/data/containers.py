@@ -214,7 +214,7 @@ def _csv_row(cells: list[str], header: list[str], notes: Findings, number: int) 
             notes.add(code, f"In the cell's JSON: {defect.message}", line=number, field=name)
         if value is not None:
             row[name] = value
-    return row
+    return None if number in notes.bad else row
 
 
 _JSON_COLUMNS = frozenset(

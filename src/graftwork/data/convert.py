@@ -154,8 +154,9 @@ def _answer_calls(messages: list[Any]) -> None:
     for message in messages:
         if not isinstance(message, dict):
             continue
-        if message.get("tool_calls"):
-            open_id = message["tool_calls"][0]["id"]
+        calls = message.get("tool_calls")
+        if isinstance(calls, list) and calls and isinstance(calls[0], dict):
+            open_id = calls[0].get("id")
         elif message.get("role") == "tool" and "tool_call_id" not in message and open_id is not None:
             message["tool_call_id"], open_id = open_id, None
 

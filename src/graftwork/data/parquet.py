@@ -13,8 +13,8 @@ _MAX_UNPACKED = 4 << 30
 """Parquet compresses; a small file may claim to hold a very large table."""
 
 
-def read_parquet(data: bytes, notes: Findings) -> Iterator[dict[str, Any]]:
-    """The rows in order; None values, which only fill a table's rectangle, are left out."""
+def read_parquet(data: bytes, notes: Findings) -> Iterator[dict[str, Any] | None]:
+    """The rows in order, None for one with a defect; nulls, which fill a table's rectangle, are left out."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -29,9 +29,10 @@ def read_parquet(data: bytes, notes: Findings) -> Iterator[dict[str, Any]]:
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 number += 1
-                yield {
-                    key: _plain(value, notes, number, key) for key, value in row.items() if value is not None
+                plain = {
+                    key: _plain(item, notes, number, key) for key, item in row.items() if item is not None
                 }
+                yield None if number in notes.bad else plain
     except (arrow.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         notes.add("parquet_unreadable", f"The Parquet file cannot be read: {_first_line(error)}")
 

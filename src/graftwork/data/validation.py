@@ -153,7 +153,9 @@ def _usable(records: Sequence[Record], shape: Shape, table: bool, notes: Finding
 
 
 def _one(line: int, value: dict[str, Any], shape: Shape, table: bool, notes: Findings) -> Row | None:
-    fits = candidates(key for key, item in value.items() if item is not None) or candidates(value)
+    fits = candidates(value)
+    if len(fits) > 1 or fits != (shape,):  # a null field may only fill a table's rectangle
+        fits = candidates(key for key, item in value.items() if item is not None) or fits
     if len(fits) > 1:
         notes.add("ambiguous_format", f"The row fits {listed(fits)} at once.", line=line)
         return None

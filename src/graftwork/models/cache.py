@@ -14,6 +14,7 @@ from graftwork.models.folder import (
     SEEDLING,
     WANTED,
     describe,
+    missing_weights,
     refuse_code,
     revision_of,
     seedling_folder,
@@ -35,7 +36,13 @@ class Hub(Protocol):
 
 
 class HuggingFaceHub:
-    """The Hugging Face Hub, through ``huggingface_hub`` (extra ``[hub]``), with its cache layout."""
+    """The Hugging Face Hub, through ``huggingface_hub`` (extra ``[hub]``), with its cache layout.
+
+    ``endpoint`` is the address of a mirror; None takes the library's own settings (``HF_ENDPOINT``).
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._endpoint = endpoint
 
     def resolve(self, repository: str, revision: str) -> tuple[str, list[str]]:
         """See ``Hub.resolve``."""
@@ -46,7 +53,7 @@ class HuggingFaceHub:
         # version.
         transport_error = cast("type[Exception]", HfHubHTTPError.__mro__[1])
         try:
-            info = HfApi().model_info(repository, revision=revision, timeout=30)
+            info = HfApi(endpoint=self._endpoint).model_info(repository, revision=revision, timeout=30)
         except transport_error as error:
             raise OSError(str(error)) from error
         return str(info.sha), [file.rfilename for file in info.siblings or []]
@@ -55,7 +62,13 @@ class HuggingFaceHub:
         """See ``Hub.download``."""
         from huggingface_hub import snapshot_download
 
-        found = snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(patterns))
+        found = snapshot_download(
+            repository,
+            revision=commit,
+            cache_dir=cache,
+            allow_patterns=list(patterns),
+            endpoint=self._endpoint,
+        )
         return Path(found)
 
 
@@ -121,6 +134,17 @@ def _snapshot(repository: str, commit: str, cache: Path) -> Path | None:
     return folder if whole else None
 
 
+def _kept(repository: str, revision: str, cache: Path) -> Path | None:
+    """A whole snapshot that was put into the cache by hand, for when the hub cannot be reached."""
+    base = cache / f"models--{repository.replace('/', '--')}"
+    ref = base / "refs" / revision
+    commit = ref.read_text().strip() if ref.is_file() else revision
+    folder = base / "snapshots" / commit
+    if not _COMMIT.fullmatch(commit) or not (folder / "tokenizer.json").is_file():
+        return None
+    return None if missing_weights(folder) else folder
+
+
 def _fetch(repository: str, revision: str, cache: Path, hub: Hub | None) -> Path:
     if _COMMIT.fullmatch(revision):
         folder = _snapshot(repository, revision, cache)
@@ -139,6 +163,9 @@ def _fetch(repository: str, revision: str, cache: Path, hub: Hub | None) -> Path
             param="model",
         ) from error
     except (OSError, ValueError) as error:
+        kept = _kept(repository, revision, cache)
+        if kept is not None:
+            return kept
         raise InvalidRequest(
             f"The base model {repository} at {revision} cannot be fetched: {_first_line(error)}",
             fix="Check its name and this machine's network; or download it elsewhere "

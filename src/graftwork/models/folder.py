@@ -65,9 +65,22 @@ def describe(folder: Path) -> Shape:
     refuse_code(str(folder), [path.name for path in folder.iterdir()], config, _json(folder))
     if not (folder / "tokenizer.json").is_file():
         raise _unusable(f"{folder} has no tokenizer.json.")
-    if not any(folder.glob("*.safetensors")):
-        raise _unusable(f"{folder} has no .safetensors weights.")
+    missing = missing_weights(folder)
+    if missing:
+        raise _unusable(f"{folder} lacks {', '.join(missing)}.")
     return shape_of(config, str(folder))
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """Weight files the folder should have and has not: the single file, or the shards its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+    try:
+        shards = set(orjson.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return [f"a readable {index.name}"]
+    return sorted(str(name) for name in shards if not (folder / str(name)).is_file())
 
 
 def shape_of(config: dict[str, Any], where: str) -> Shape:

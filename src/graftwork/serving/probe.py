@@ -61,8 +61,8 @@ class Effect:
     reason: str
 
     def json(self) -> dict[str, Any]:
-        """For a placement's ``probe``."""
-        return asdict(self)
+        """For a placement's ``probe``; values that are not finite are None."""
+        return _json(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class Agreement:
     reason: str
 
     def json(self) -> dict[str, Any]:
-        """For a placement's ``probe``."""
-        return asdict(self)
+        """For a placement's ``probe``; values that are not finite are None."""
+        return _json(asdict(self))
 
 
 def effect(
@@ -117,13 +117,13 @@ def effect(
     needed = max(floor, share * expected)
     if not differences:
         ok, reason = False, "There were no probe tokens, so no effect could be seen."
-    elif not math.isfinite(mean):
-        ok, reason = False, "The served values are not finite."
+    elif not (math.isfinite(mean) and math.isfinite(expected)):
+        ok, largest, reason = False, mean, "A value is not finite."
     elif mean < needed:
         ok = False
-        reason = f"The served adapter changes log-probabilities by {mean:.2g} nats on average, less than {needed:.2g}."
+        reason = f"Served, the adapter changes a log-probability by {mean:.2g} nats; {needed:.2g} are needed."
     else:
-        ok, reason = True, f"The served adapter changes log-probabilities by {mean:.2g} nats on average."
+        ok, reason = True, f"Served, the adapter changes a log-probability by {mean:.2g} nats on average."
     return Effect(ok, len(differences), mean, largest, expected, reason)
 
 
@@ -162,6 +162,11 @@ def _tail(probe: Probe, scores: Scores) -> list[float]:
     if len(scores) != len(probe.tokens) or probe.start < 1:
         raise ValueError(f"{len(scores)} scores for {len(probe.tokens)} tokens from {probe.start}")
     return [math.nan if value is None else value for value in scores[probe.start :]]
+
+
+def _json(fields: dict[str, Any]) -> dict[str, Any]:
+    broken = {name for name, value in fields.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {name: None if name in broken else value for name, value in fields.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from graftwork.core.errors import PlatformError
+from graftwork.core.errors import InvalidRequest, PlatformError
 from graftwork.core.specs import RunSpec
-from graftwork.core.states import Want
+from graftwork.core.states import Outcome, Want
 from graftwork.runs.documents import Control, Result
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import Transport, open_transport
@@ -136,7 +136,7 @@ class Attempt:
         reader = RunReader(transport)
         spec, control = reader.spec(), reader.control()
         if asked:
-            fence = int(asked)
+            fence = _number(asked)
         elif control is not None:
             fence = control.fence
         else:
@@ -157,7 +157,26 @@ class Attempt:
         self.writer.result(result)
         self.ended = True
 
+    def reached(self) -> tuple[int, int]:
+        """Step and trained tokens of the furthest checkpoint so far; zeros without one."""
+        found = self.reader.checkpoints(self.fence)
+        return max(((manifest.step, manifest.tokens) for _, manifest in found), default=(0, 0))
+
+    def stop(self, order: Order) -> None:
+        """End before anything was loaded or trained in this attempt."""
+        step, tokens = self.reached()
+        outcome = Outcome.CANCELLED if order.act == "cancel" else Outcome.PAUSED
+        self.end(Result(outcome=outcome, reason=order.reason, step=step, tokens=tokens, seconds=self.seconds))
+
     @property
     def seconds(self) -> float:
         """Seconds since the attempt was opened."""
         return self.clocks.monotonic() - self.started
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidRequest(
+            f"#{text} does not name an attempt.", fix="End the URI in # and a number.", code="invalid_attempt"
+        )
+    return int(text)

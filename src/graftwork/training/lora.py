@@ -7,6 +7,7 @@ LoRA: Hu et al. 2021 (arXiv:2106.09685); scaling alpha / r, or alpha / sqrt(r) f
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -62,8 +63,20 @@ def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]
         bias="none",
         task_type="CAUSAL_LM",
     )
-    inject_adapter_in_model(config, model, adapter_name=name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        inject_adapter_in_model(config, model, adapter_name=name)
     return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
+
+
+def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:
+    """Take adapter ``name`` out of its layers; the layers stay, and without an adapter are the base's."""
+    for layer in layers:
+        layer.set_adapter([other for other in layer.active_adapters if other != name])
+        layer.delete_adapter(name)
+    configs = model.peft_config
+    assert isinstance(configs, dict)
+    configs.pop(name)
 
 
 def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) -> Adapter:

@@ -47,14 +47,18 @@ def labelled(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tenso
 
 
 def cross_entropy(
-    hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor], targets: torch.Tensor, vocabulary: int
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    vocabulary: int,
+    held: int = CHUNK_ELEMENTS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed loss and number of correct first choices of ``targets`` [n] under ``head(hidden [n, width])``.
 
-    Logits are cast to fp32. More than ``CHUNK_ELEMENTS`` of them are computed in chunks, and again in the
+    Logits are cast to fp32. More than ``held`` of them are computed in chunks, and again in the
     backward pass, instead of being held.
     """
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    size = max(1, held // vocabulary)
     if len(targets) <= size:
         return _chunk(hidden, head, targets)
     loss = hidden.new_zeros((), dtype=torch.float32)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
@@ -19,9 +21,12 @@ from transformers.utils import logging
 from graftwork.core.errors import TrainingError
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import Adapter, Rows, Sums, Work
-from graftwork.training.lora import flatten, inject, linear_modules, resolve_targets
+from graftwork.training.lora import eject, flatten, inject, linear_modules, resolve_targets
 from graftwork.training.loss import cross_entropy, labelled, padded
 from graftwork.training.machine import describe, pick_device
+
+_UNKNOWN = ""
+"""In place of the active adapter's name: whatever PEFT made of it."""
 
 
 class NativeEngine:
@@ -40,7 +45,7 @@ class NativeEngine:
         model.requires_grad_(False)
         self._modules = list(linear_modules(self.decoder, self.head))
         self._layers: dict[str, list[LoraLayer]] = {}
-        self._active: str | None = None
+        self._active: str | None = _UNKNOWN
         self._names = (f"graft{number}" for number in itertools.count())
         self._recompute = False
 
@@ -72,14 +77,14 @@ class NativeEngine:
         layers = inject(self.model, name, lora, targets)
         adapter = flatten(self.model, name, targets, seed)
         self._layers[name] = layers
+        self._active = _UNKNOWN  # PEFT makes a new adapter active
         self._set_dropout(name, on=False)
         return adapter
 
     def remove(self, adapter: Adapter) -> None:
         """See ``Engine.remove``."""
-        for layer in self._layers.pop(adapter.name, []):
-            layer.delete_adapter(adapter.name)
-        self._active = None
+        eject(self.model, adapter.name, self._layers.pop(adapter.name))
+        self._active = _UNKNOWN
 
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
         """See ``Engine.forward_backward``. Out of memory once, activations are recomputed from then on."""
@@ -140,7 +145,7 @@ class NativeEngine:
     def _activate(self, adapter: Adapter | None) -> None:
         """Let this adapter (None: none) take part in the forward pass."""
         wanted = adapter.name if adapter else None
-        if wanted == self._active and self._layers:
+        if wanted == self._active:
             return
         for layers in self._layers.values():
             for layer in layers:
@@ -174,10 +179,9 @@ class NativeEngine:
 
 def recompute_activations(model: PreTrainedModel) -> None:
     """Hold one layer's activations at a time and compute them again in the backward pass: slower, smaller."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = True  # the layer asks this; its children (dropout) stay in eval mode
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def _shortcut(model: PreTrainedModel, decoder: nn.Module) -> nn.Linear:

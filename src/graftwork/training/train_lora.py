@@ -22,7 +22,6 @@ from graftwork.core.specs import BaseRef
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
 from graftwork.training.base import open_base
-from graftwork.training.checkpoints import Progress
 from graftwork.training.engine import Engine, Sums
 from graftwork.training.failures import record
 from graftwork.training.machine import set_threads
@@ -66,15 +65,20 @@ class Trainer:
         """Take a run in: open its folder, load the base model if it is the first, resume or start it."""
         try:
             attempt = Attempt.open(uri, self._clocks, self._stop)
-        except GraftworkError as error:
-            say(f"{uri}: {error.text}")  # there is no folder to write a result into
+            done = attempt.reader.result(attempt.fence)
+        except (GraftworkError, OSError) as error:
+            say(f"{uri}: {error}")  # a folder that cannot be read takes no result
             self.platform_failed = True
             return
-        done = attempt.reader.result(attempt.fence)
         if done is not None:
             say(f"{uri}: attempt {attempt.fence} has already ended: {done.outcome}.")
-        elif attempt.orders.now().act != "leave":
+            self.platform_failed |= done.error is not None and done.error.kind == "platform"
+            return
+        order = attempt.orders.now()
+        if order.act == "go":
             self._contained([attempt], lambda: self._begin(attempt))
+        elif order.act != "leave":
+            self._contained([attempt], lambda: attempt.stop(order))
 
     def run(self) -> None:
         """Step until no session is left."""
@@ -134,9 +138,10 @@ class Trainer:
         say(f"{attempt.uri}: {error}")
         if isinstance(error, GraftworkError) and error.code == "attempt_has_another_writer":
             return
-        progress = next((s.progress for s in self.sessions if s.attempt is attempt), Progress())
+        progress = next((s.progress for s in self.sessions if s.attempt is attempt), None)
         try:
-            failure = record(attempt, error, progress.step, progress.tokens)
+            step, tokens = (progress.step, progress.tokens) if progress else attempt.reached()
+            failure = record(attempt, error, step, tokens)
             self.platform_failed |= failure.kind == "platform"
         except (OSError, GraftworkError) as second:
             say(f"{attempt.uri}: its result cannot be written: {second}")

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from graftwork.data import Renderer
+
+settings.register_profile("graftwork", deadline=None)  # machines are shared; a slow moment is no defect
+settings.load_profile("graftwork")
 
 SPECIAL = [
     "<|endoftext|>",

@@ -182,6 +182,9 @@ def _plain(index: int, message: Json) -> Json:
 
     if not isinstance(message.get("role"), str):
         raise bad("has no role")
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise bad("has tool_calls that are no list of objects")
     content = message.get("content")
     if content is None:
         return {**message, "content": ""}

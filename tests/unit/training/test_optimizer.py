@@ -1,0 +1,51 @@
+"""One flat vector is optimized as PyTorch optimizes the tensors apart."""
+
+import pytest
+import torch
+
+from graftwork.training.engine import Adapter, Part
+from graftwork.training.optimizer import Optimizer
+
+PARTS = (Part("a", 0, (3, 4)), Part("b", 12, (5,)))
+
+
+def make_adapter():
+    torch.manual_seed(0)
+    return Adapter("x", torch.randn(17), torch.zeros(17), PARTS, ("q_proj",))
+
+
+def gradients(step):
+    return torch.linspace(-1, 2, 17).roll(step) * (step + 1)
+
+
+def test_flat_adamw_equals_separate_tensors_with_clipping():
+    adapter = make_adapter()
+    ours = Optimizer(adapter, weight_decay=0.1, max_grad_norm=1.5)
+    theirs = [torch.nn.Parameter(tensor.clone()) for tensor in adapter.tensors().values()]
+    adamw = torch.optim.AdamW(theirs, lr=0.0, weight_decay=0.1)
+    for step in range(5):
+        adapter.grad.copy_(gradients(step))
+        for parameter, slope in zip(theirs, adapter.tensors(adapter.grad).values(), strict=True):
+            parameter.grad = slope.clone()
+        expected = torch.nn.utils.clip_grad_norm_(theirs, 1.5)
+        assert ours.gradient_norm() == pytest.approx(float(expected), rel=1e-6)
+        ours.step(0.01 * step)
+        adamw.param_groups[0]["lr"] = 0.01 * step
+        adamw.step()
+    for parameter, tensor in zip(theirs, adapter.tensors().values(), strict=True):
+        assert torch.allclose(parameter, tensor, atol=1e-7)
+
+
+def test_a_restored_optimizer_goes_on_bit_for_bit():
+    whole, broken = make_adapter(), make_adapter()
+    first, second = (Optimizer(adapter, 0.0, 1.0) for adapter in (whole, broken))
+    for step in range(6):
+        if step == 3:
+            state = {name: tensor.clone() for name, tensor in second.state().items()}
+            second = Optimizer(broken, 0.0, 1.0)
+            second.restore(state)
+        for adapter, optimizer in ((whole, first), (broken, second)):
+            adapter.grad.copy_(gradients(step))
+            optimizer.gradient_norm()
+            optimizer.step(0.01)
+    assert torch.equal(whole.weights, broken.weights)
