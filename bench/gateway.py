@@ -1,8 +1,8 @@
 """What the gateway costs: CPU per request and per streamed chunk, added latency, durable metering included.
 
-``python -m bench.gateway [--requests N]``. Three processes: a canned engine (raw asyncio), the gateway (uvicorn on
-uvloop and httptools, ledger on SQLite with every row committed before its answer), and this one, which asks. CPU is
-the gateway process's own user and system time, so other load on the machine blurs latency but not it.
+``python -m bench.gateway [--requests N]``. Three processes: a canned engine (raw asyncio), the gateway (uvicorn
+on uvloop and httptools, ledger on SQLite with every row committed before its answer), and this one, which asks.
+CPU is the gateway's own user and system time, so other load on the machine blurs latency but not it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def plain() -> bytes:
     message = {"role": "assistant", "content": "word " * 30}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     body = orjson.dumps({**HEAD, "object": "chat.completion", "choices": [choice], "usage": usage(30)})
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
 def streamed() -> bytes:
@@ -103,7 +104,8 @@ async def gateway(folder: str, engine_port: str) -> None:
         book = {"version": "1", "models": {BASE: {"train": 1, "input": 1, "output": 1}}}
         await tx.prices.put("1", book)
         endpoint = await tx.endpoints.ensure(BASE, "canned", 1.0)
-        await tx.endpoints.update(endpoint.id, state="ready", url=f"http://127.0.0.1:{engine_port}", token="t")
+        live = {"state": "ready", "url": f"http://127.0.0.1:{engine_port}", "token": "t"}
+        await tx.endpoints.update(endpoint.id, **live)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list | None = None) -> None:
