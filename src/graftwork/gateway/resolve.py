@@ -141,19 +141,20 @@ class Resolver:
             )
         return found
 
+    def now(self, target: Target) -> Live | None:
+        """Where the target answers, if it is ready."""
+        return live(self._snapshots.current, target)
+
     async def ready(self, project_id: str, target: Target) -> Live:
-        """Where the target answers; if it does not yet, ask for it and wait.
+        """Ask for a target that is not ready, and wait for it: where it answers.
 
         Raises:
             Unavailable: not ready after ``patience`` seconds, or its placement failed (``model_not_ready``).
         """
-        here = live(self._snapshots.current, target)
-        if here is not None:
-            return here
         await self._want(project_id, target)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience
-        while (here := live(self._snapshots.current, target)) is None:
+        while (here := self.now(target)) is None:
             reason = _failure(self._snapshots.current, target)
             left = deadline - loop.time()
             if reason is not None or left <= 0:
