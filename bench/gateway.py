@@ -1,7 +1,7 @@
 """What the gateway costs: CPU per request and per streamed chunk, added latency, durable metering included.
 
 ``python -m bench.gateway [--requests N]``. Three processes: a canned engine (raw asyncio), the gateway
-(uvicorn, uvloop, httptools; ledger on SQLite, each row committed before its answer), and this one, the caller.
+(uvicorn on uvloop; ledger on SQLite, each row committed before its answer), and this one, which asks.
 CPU is the gateway's own user and system time, so other load on the machine blurs latency but not it.
 """
 
