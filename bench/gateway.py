@@ -1,8 +1,8 @@
 """What the gateway costs: CPU per request and per streamed chunk, added latency, durable metering included.
 
-``python -m bench.gateway [--requests N]``. Three processes: a canned engine (raw asyncio), the gateway (uvicorn,
-uvloop, httptools; ledger on SQLite, every row committed before its answer), and this one, which asks. CPU is the
-gateway's own user and system time, so other load on the machine blurs latency but not it.
+``python -m bench.gateway [--requests N]``. Three processes: a canned engine (raw asyncio), the gateway
+(uvicorn on uvloop; ledger on SQLite, each row committed before its answer), and this one, which asks.
+CPU is the gateway's own user and system time, so other load on the machine blurs latency but not it.
 """
 
 from __future__ import annotations

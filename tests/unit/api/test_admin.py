@@ -26,7 +26,9 @@ async def test_an_adapter_its_versions_and_moves(world):
     assert [(m["version"], m["from_version"]) for m in adapter["moves"]] in ([(2, 1), (1, None)],)
     one = (await world.call(tenant, "GET", "/api/adapters/support/versions/2")).json()
     assert one["manifest"]["receipt"]
-    assert one["gate"]["verdict"] == "pass"
+    assert (one["gate"]["name"], one["gate"]["verdict"]) == ("default", "pass")
+    assert one["gate"]["table"][0]["measure"] == "loss"
+    assert "samples" in one["evaluation"]
     assert one["placement"]["state"] == "ready"
     assert one["aliases"] == ["production"]
 

@@ -139,6 +139,15 @@ async def test_another_projects_names_answer_as_if_they_were_not(world):
         assert (await world.chat(owner, name)).status == 404
 
 
+async def test_an_adapter_without_a_promoted_version_says_so_to_its_owner_alone(world):
+    owner, other = await world.tenant("acme"), await world.tenant("evil")
+    await world.version(owner, alias=None)
+    answer = await world.chat(owner, "support")
+    assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert "support@1" in answer.json()["error"]["message"]
+    assert "support@1" not in (await world.chat(other, "support")).json()["error"]["message"]
+
+
 async def test_an_alias_moves_and_the_next_request_follows(world):
     tenant = await world.tenant()
     first = await world.version(tenant)
