@@ -37,7 +37,7 @@ from graftwork.serving.embedded_process import EmbeddedOptions
 ADAPTERS, RANK, PROMPT, TOKENS = 8, 16, 50, 100
 RESULT = Path(__file__).parent / "results" / "serving-cpu.json"
 NAMES = [f"adapter{i}" for i in range(ADAPTERS)]
-PROMPTS = [[10 + (7 * i + 3 * j) % 2000 for j in range(PROMPT)] for i in range(ADAPTERS)]
+PROMPTS = [[10 + (7 * i + 3 * j) % 300 for j in range(PROMPT)] for i in range(ADAPTERS)]
 
 
 def make_adapters(base: Path, folder: Path) -> None:
@@ -163,6 +163,7 @@ def main() -> int:
     built_in = Path(graftwork.__file__).parent / "models" / "seedling"
     parser.add_argument("--base", type=Path, default=built_in)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
@@ -192,8 +193,8 @@ def main() -> int:
         "answers_equal_to_one_by_one": f"{measured['answers_equal']} of {ADAPTERS}",
         "rounds": asked.rounds,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    asked.out.parent.mkdir(exist_ok=True)
+    asked.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0 if measured["answers_equal"] == ADAPTERS else 1
 
