@@ -14,7 +14,7 @@ def explain(error: Exception) -> RunError:
     """The customer's errors are ``user``: a new attempt would end the same way. Others are ``platform``."""
     if isinstance(error, GraftworkError):
         kind = "user" if isinstance(error, UserError) else "platform"
-        return RunError(code=error.code, message=error.text, kind=kind)
+        return RunError(code=error.code, message=error.text, kind=kind, param=error.param)
     message = f"The trainer stopped on an unexpected error ({type(error).__name__}: {error})."
     return RunError(code=TrainingError.code, message=f"{message} It can be tried again.", kind="platform")
 
