@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from graftwork.artifacts import Artifacts
-from graftwork.billing import ModelPrice, ensure_prices
+from graftwork.billing import ModelPrice, ensure_prices, training_key
 from graftwork.compute.port import LaunchSpec, LogPage, MachineInfo, Need, Offer
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
@@ -34,7 +34,7 @@ from graftwork.control.services.all import build_services
 from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import JobView
 from graftwork.core.nouns import Endpoint, Job, Project, StoredFile
-from graftwork.core.states import TERMINAL, Outcome, Phase, Want
+from graftwork.core.states import TERMINAL, EntryState, MachineState, Outcome, Phase, Want
 from graftwork.models import Catalogue
 from graftwork.runs.documents import Heartbeat, Message, Metrics, Probe, Result, RunError
 from graftwork.runs.reader import RunReader
@@ -78,8 +78,8 @@ def answer(model: str, messages: list[dict[str, Any]]) -> str:
 
 
 def score(model: str, tokens: Sequence[int]) -> list[float]:
-    """Log-probabilities by model and token; adapters are four times as sure."""
-    digests = [hashlib.sha256(f"{model}/{token}".encode()).digest() for token in tokens]
+    """Log-probabilities by token; adapters, all alike, are four times as sure as the base."""
+    digests = [hashlib.sha256(f"{token}".encode()).digest() for token in tokens]
     return [(-4.0 if model == BASE else -1.0) * (1 + digest[0]) / 256 for digest in digests]
 
 
@@ -449,11 +449,13 @@ class House:
 
     async def turn(self, seconds: float = 1.0) -> None:
         """Every reconciler works once, every trainer takes a step, time moves on."""
-        await self.jobs.once()
-        await self.endpoints.once()
-        await self.placements.once()
-        await self.train()
-        await self.clock.advance(seconds)
+        try:
+            await self.jobs.once()
+        finally:  # the others do not notice its death
+            await self.endpoints.once()
+            await self.placements.once()
+            await self.train()
+            await self.clock.advance(seconds)
 
     async def train(self) -> None:
         """Every living machine's trainer takes a step."""
@@ -488,5 +490,31 @@ class House:
         return [machine for machine in self.cloud.machines if machine.stopped(now) is None]
 
 
+async def ends_well(house: House, job: Job, machines: int = 1) -> None:
+    """What must be true of every job that ended well, whatever happened on the way."""
+    assert job.phase is Phase.DONE, await house.log(job.id)
+    assert job.trained_tokens == STEPS * TOKENS
+    assert not house.living()
+    async with house.store.read() as tx:
+        tokens = await tx.ledger.get(training_key(job.id))
+        known = await tx.machines.for_job(job.id)
+        entries = await tx.ledger.for_job(house.project.id, job.id)
+        versions = [v for a in await tx.adapters.list(job.project_id) for v in await tx.versions.list(a.id)]
+    assert tokens is not None
+    assert (tokens.state, tokens.amount) == (EntryState.SETTLED, STEPS * TOKENS)
+    assert all(machine.state is MachineState.GONE for machine in known)
+    assert len(known) == len(house.cloud.machines) == machines
+    assert all(entry.state is not EntryState.OPEN for entry in entries)
+    assert len(entries) == 1 + machines
+    assert [version.number for version in versions] == [1]
+    view = await house.services.jobs.get(house.project.id, job.id)
+    assert view.progress.losses == (2.0, 1.0, 2 / 3, 0.5)
+    log = (await house.log(job.id)).splitlines()
+    assert log.count("info: The job has successfully completed") == 1
+    assert log.count("info: Fine-tuning job started") == 1
+
+
 def _offer() -> Offer:
-    return Offer(provider="simulated", id="cpu", price_per_hour=PRICE, fetched_at=0.0, cores=4, memory=1 << 34)
+    return Offer(
+        provider="simulated", id="cpu", price_per_hour=PRICE, fetched_at=0.0, cores=4, memory=1 << 34
+    )

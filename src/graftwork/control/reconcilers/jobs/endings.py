@@ -32,6 +32,7 @@ def failed(
     async def release(tx: Tx) -> None:
         await release_training(tx, job_id=job.id, at=now)
         await tx.runs.finish(job.id, job.fence, Outcome.FAILED, now)
+        await _withdraw(tx, job, now)
 
     return Step(
         move=Phase.FAILED,
@@ -54,6 +55,7 @@ async def cancelled(ctx: Context, job: Job) -> Step:
         if quote is not None:
             await settle_training(tx, job_id=job.id, quoted=quote, tokens=tokens, at=now)
         await tx.runs.finish(job.id, job.fence, Outcome.CANCELLED, now)
+        await _withdraw(tx, job, now)
 
     return Step(
         move=Phase.CANCELLED,
@@ -124,6 +126,19 @@ async def trained_tokens(ctx: Context, job: Job) -> int:
         if tokens:
             return tokens
     return 0
+
+
+async def _withdraw(tx: Tx, job: Job, now: float) -> None:
+    """A job that does not end well leaves no version behind, and nothing loaded for its evaluation."""
+    version = await tx.versions.by_job(job.id)
+    if version is not None:
+        await tx.versions.mark_deleted(job.project_id, version.id, now)
+    trained = plan_of(job).trained
+    placement = None if trained is None else await tx.placements.by_weights(trained.weights)
+    if placement is None or trained is None:
+        return
+    if all(version.weights != trained.weights for version in await tx.versions.all_for_snapshot()):
+        await tx.placements.unwant(placement.id)
 
 
 def _again(ctx: Context, job: Job, message: str, *, level: Level = "info", **changes: Any) -> Step:
