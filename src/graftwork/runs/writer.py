@@ -132,7 +132,8 @@ class RunWriter:
         for local in sorted(path for path in source.rglob("*") if path.is_file()):
             name = local.relative_to(source).as_posix()
             files[name] = sha256_of(local)
-            self.transport.put_file(f"{folder}/{name}", local)
+            path = f"{folder}/{name}"
+            self._alone(path, lambda path=path, local=local: self.transport.put_file(path, local))
         return files
 
     def _made(self, step: int) -> tuple[CheckpointManifest | None, str]:
@@ -148,8 +149,11 @@ class RunWriter:
             retry += 1
 
     def _append(self, path: str, data: bytes) -> None:
+        self._alone(path, lambda: self.transport.create(path, data))
+
+    def _alone(self, path: str, write: Callable[[], None]) -> None:
         try:
-            self.transport.create(path, data)
+            write()
         except AlreadyExists as error:
             raise Conflict(
                 f"Another process writes attempt {self.fence} of this run ({path} exists).",
