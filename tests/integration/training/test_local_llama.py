@@ -1,4 +1,4 @@
-"""A folder that the server allows, of another architecture than the built-in model: all the way to an answer."""
+"""An allowed folder, of another architecture than the built-in model: all the way to an answer."""
 
 from __future__ import annotations
 
