@@ -120,12 +120,13 @@ def make_spec(
     *,
     lora: LoraSpec | None = None,
     seed: int = 1,
+    base: BaseRef | None = None,
     **schedule: object,
 ) -> RunSpec:
     """A specification over canonical bytes."""
     return RunSpec(
         job_id="ftjob-test",
-        base=BaseRef(name="tiny", repository="tiny", revision="0"),
+        base=base or BaseRef(name="tiny", repository="tiny", revision="0"),
         train=_reference("train", train),
         valid=_reference("valid", valid) if valid is not None else None,
         lora=lora or LoraSpec(rank=4, alpha=8, dropout=0.1),

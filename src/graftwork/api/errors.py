@@ -124,7 +124,10 @@ def _explain(first: Any) -> InvalidRequest:
             param=param,
         )
     return InvalidRequest(
-        f"{param or 'The body'}: {first['msg']}.", fix="Mend or leave out this field.", code="invalid_value", param=param
+        f"{param or 'The body'}: {first['msg']}.",
+        fix="Mend or leave out this field.",
+        code="invalid_value",
+        param=param,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import App
 
 from graftwork.cli.connection import connect, existing_file
-from graftwork.cli.output import put, put_json, say
+from graftwork.cli.output import duration, put, put_json, say, sparkline
 
 app = App(name="dataset", help="Check data sets before training.", help_format="plaintext")
 
@@ -67,20 +67,32 @@ def complain(report: dict[str, Any], path: Path) -> None:
 
 def summary(report: dict[str, Any]) -> list[str]:
     """What the data is: format, rows, tokens, lengths, duplicates, leaks, estimate."""
-    tokens = report.get("tokens") or {}
-    lines = [f"  {report['rows']:,} rows, {report.get('format', 'unknown format')}"]
-    if tokens.get("total"):
-        lines.append(f"  {tokens['total']:,} tokens, {tokens.get('labelled', 0):,} of them carry loss")
+    form, size = report.get("format") or {}, report.get("size") or {}
+    shape = f"{form.get('shape') or 'unknown'} in {form.get('container') or 'unknown'}"
+    lines = [f"  {report['rows']:,} rows of {shape}"]
+    if size:
+        lines.append(f"  {size['tokens']:,} tokens, {size['labelled']:,} of them carry loss")
+        lines.append(f"  longest row {size['longest']:,} tokens  {histogram(report.get('lengths') or [])}")
     if report.get("duplicates"):
         lines.append(f"  {report['duplicates']} duplicate rows")
-    if report.get("over_length"):
-        lines.append(f"  {report['over_length']} rows longer than the model's context; they will be cut")
+    if size.get("over_length"):
+        lines.append(
+            f"  {size['over_length']} rows are longer than {report['max_length']} tokens and will be cut"
+        )
     estimate = report.get("estimate") or {}
     if estimate:
-        lines.append(
-            f"  plan: {estimate['steps']:,} steps, {estimate['trained_tokens']:,} tokens, {estimate['price']}"
-        )
+        steps, tokens = f"{estimate['steps']:,} steps", f"{estimate['trained_tokens']:,} tokens"
+        took = duration(estimate["seconds"])
+        lines.append(f"  plan: {steps}, {tokens}, about {took}, {estimate['price']}")
     return lines
+
+
+def histogram(buckets: list[dict[str, int]]) -> str:
+    """Row counts by length as a sparkline, with the upper ends of the first and last bucket."""
+    if not buckets:
+        return ""
+    counts = sparkline([float(bucket["rows"]) for bucket in buckets])
+    return f"(rows by length, {buckets[0]['upto']} to {buckets[-1]['upto']}: {counts})"
 
 
 def preview(report: dict[str, Any], rows: int = 2) -> list[str]:

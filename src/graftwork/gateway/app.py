@@ -10,7 +10,7 @@ from graftwork.core.clock import Clock, SystemClock
 from graftwork.core.errors import GraftworkError, MethodNotAllowed, NotFound, Unauthorized
 from graftwork.core.keys import key_matches, parse_key
 from graftwork.gateway.calls import Attempt, Caller, Price, no_price
-from graftwork.gateway.exchange import CallerLeft, Exchange, Receive, Scope, Send
+from graftwork.gateway.exchange import CallerLeft, Exchange, Receive, Scope, Send, Watch
 from graftwork.gateway.ledger import LedgerWriter
 from graftwork.gateway.requests import BODY_LIMIT, ROUTES, parse
 from graftwork.gateway.resolve import Resolver, Target
@@ -136,7 +136,10 @@ class Gateway:
         asked = parse(route, await exchange.body(BODY_LIMIT))
         target = await self._resolver.target(who.project_id, asked.model)
         price = self._price(target)
-        live = await self._resolver.ready(who.project_id, target)
+        live = self._resolver.now(target)
+        if live is None:
+            async with Watch(exchange.receive):  # nobody waits for a caller who has left
+                live = await self._resolver.ready(who.project_id, target)
         attempt = Attempt(asked, target, price, who.project_id, who.key_id, exchange.request_id)
         await self._caller.attempt(exchange, attempt, live)
 

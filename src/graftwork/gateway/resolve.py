@@ -133,27 +133,23 @@ class Resolver:
             await self._snapshots.after_miss()
             found = find(self._snapshots.current, project_id, model)
         if found is None:
-            raise NotFound(
-                f"The model {model[:128]!r} does not exist or you do not have access to it.",
-                fix="List the models to see what can be called; a bare adapter name needs a promotion.",
-                code="model_not_found",
-                param="model",
-            )
+            raise _unknown(self._snapshots.current, project_id, model)
         return found
 
+    def now(self, target: Target) -> Live | None:
+        """Where the target answers, if it is ready."""
+        return live(self._snapshots.current, target)
+
     async def ready(self, project_id: str, target: Target) -> Live:
-        """Where the target answers; if it does not yet, ask for it and wait.
+        """Ask for a target that is not ready, and wait for it: where it answers.
 
         Raises:
             Unavailable: not ready after ``patience`` seconds, or its placement failed (``model_not_ready``).
         """
-        here = live(self._snapshots.current, target)
-        if here is not None:
-            return here
         await self._want(project_id, target)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience
-        while (here := live(self._snapshots.current, target)) is None:
+        while (here := self.now(target)) is None:
             reason = _failure(self._snapshots.current, target)
             left = deadline - loop.time()
             if reason is not None or left <= 0:
@@ -172,6 +168,24 @@ class Resolver:
             if target.weights is not None:
                 await tx.placements.ensure(endpoint.id, project_id, target.weights, now)
         await self._snapshots.refresh()
+
+
+def _unknown(snapshot: Snapshot, project_id: str, model: str) -> NotFound:
+    """Others' names and names of nothing get the same words; the project's own adapter gets better ones."""
+    numbers = [n for project, adapter, n in snapshot.versions if (project, adapter) == (project_id, model)]
+    if numbers:
+        return NotFound(
+            f"No version of the adapter {model!r} is in production.",
+            fix=f"Promote one first, or ask for one by number: {model}@{max(numbers)}.",
+            code="model_not_found",
+            param="model",
+        )
+    return NotFound(
+        f"The model {model[:128]!r} does not exist or you do not have access to it.",
+        fix="List the models to see what can be called.",
+        code="model_not_found",
+        param="model",
+    )
 
 
 def _failure(snapshot: Snapshot, target: Target) -> str | None:

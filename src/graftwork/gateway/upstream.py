@@ -62,8 +62,8 @@ class Response:
         self._idle = idle
         self._deadline = deadline
         self._released = False
-        self.status = connection.status
-        self.headers = connection.headers
+        self.status = connection.incoming.status
+        self.headers = connection.incoming.headers
 
     async def chunk(self) -> bytes:
         """The next piece of the body, ``b""`` at its end.
@@ -206,7 +206,7 @@ class UpstreamClient:
             await connection.head(min(self.timeouts.first_byte, left))
             answered = True
         except Unavailable as error:
-            if reused and error.code == CLOSED and not connection.touched:
+            if reused and error.code == CLOSED and not connection.incoming.touched:
                 raise _DiedIdle from error
             raise
         finally:

@@ -25,7 +25,8 @@ Factory = Callable[[EngineConfig], Engine]
 
 
 def _embedded(config: EngineConfig) -> Engine:
-    from graftwork.serving.embedded_driver import EmbeddedEngine, EmbeddedOptions
+    from graftwork.serving.embedded_driver import EmbeddedEngine
+    from graftwork.serving.embedded_process import EmbeddedOptions
 
     return EmbeddedEngine(config.root, EmbeddedOptions(**config.options))
 

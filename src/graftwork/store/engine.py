@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +117,33 @@ def _parse(url: str) -> URL:
 
 
 def _sqlite(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
-    path = Path(url.database or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Created for its owner alone: the file holds digests of keys and the engines' tokens.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    _create_sqlite(Path(url.database or ""))
     writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=_WAIT)
     reader = create_async_engine(url, pool_size=_READERS, max_overflow=0, pool_timeout=_WAIT)
     _on_sqlite(writer, begin="BEGIN IMMEDIATE", readonly=False)
     _on_sqlite(reader, begin="BEGIN", readonly=True)
     return writer, reader
+
+
+def _create_sqlite(path: Path) -> None:
+    """Make an empty database for its owner alone (it will hold digests of keys and the engines' tokens).
+
+    It is made under another name and then linked: so it is in WAL mode before anybody can open it (two that
+    switched at once would get "database is locked"), and the real file is never opened outside of SQLite,
+    whose locks the closing of any descriptor of the file would drop.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)  # mkstemp gives mode 0600
+    try:
+        with closing(sqlite3.connect(name)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
 
 
 def _on_sqlite(engine: AsyncEngine, *, begin: str, readonly: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from graftwork.core.ids import EVENT, new_id
 from graftwork.core.nouns import JobEvent
@@ -66,10 +66,6 @@ class JobEvents(Repository):
         mine = (job_events.c.job_id == job_id, job_events.c.type == type)
         found = await self._all(JobEvent, job_events, *mine, order=[job_events.c.seq.desc()], limit=1)
         return found[0] if found else None
-
-    async def count(self, job_id: str) -> int:
-        """Number of the newest line (0 without any)."""
-        return int(await self._session.scalar(select(jobs.c.events).where(jobs.c.id == job_id)) or 0)
 
     async def list(self, job_id: str, *, after: str | None = None, limit: int) -> Page[JobEvent]:
         """A page of the log, newest first; ``after`` is an event's id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_
@@ -143,7 +144,7 @@ class Jobs(Repository):
         *,
         after: str | None = None,
         limit: int,
-        metadata: dict[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Page[Job]:
         """A page of the project's jobs, newest first; with ``metadata`` those that carry all these pairs."""
         mine = jobs.c.project_id == project_id

@@ -187,7 +187,9 @@ class Ledger(Repository):
     async def open_before(self, at: float, limit: int | None = None) -> Items[LedgerEntry]:
         """Reservations made before ``at`` that were never settled, oldest first: for the sweeper."""
         old = (ledger.c.state == EntryState.OPEN, ledger.c.created_at < at)
-        return await self._all(LedgerEntry, ledger, *old, order=[ledger.c.created_at, ledger.c.key], limit=limit)
+        return await self._all(
+            LedgerEntry, ledger, *old, order=[ledger.c.created_at, ledger.c.key], limit=limit
+        )
 
     async def _write(self, entries: Sequence[LedgerEntry], state: EntryState) -> set[str]:
         written: set[str] = set()

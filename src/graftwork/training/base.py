@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from graftwork.core.errors import PlatformError, UserError
 from graftwork.core.specs import BaseRef
 from graftwork.data.rendering import Renderer
 from graftwork.models.cache import locate
@@ -17,8 +18,13 @@ CACHE = "GRAFTWORK_CACHE"
 def open_base(base: BaseRef) -> tuple[NativeEngine, Renderer]:
     """Find (or download), check and load a base model.
 
-    Raises as ``locate``, ``Renderer.load`` and ``NativeEngine.load`` do.
+    Raises:
+        PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
+            ``Renderer.load`` or ``NativeEngine.load`` raised. The customer cannot mend a worker.
     """
     cache = os.environ.get(CACHE)
-    folder = locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
-    return NativeEngine.load(folder), Renderer.load(folder)
+    try:
+        folder = locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
+        return NativeEngine.load(folder), Renderer.load(folder)
+    except UserError as error:
+        raise PlatformError(error.message, fix=error.fix, code=error.code) from error

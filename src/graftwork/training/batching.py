@@ -13,20 +13,23 @@ from graftwork.core.specs import Schedule
 
 POOL = 32
 """Batches whose rows are sorted by length together; between pools, rows are shuffled freely."""
+JITTER = 0.1
+"""Lengths count as up to this share more or less, so that even a small set has new batches every epoch."""
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row indices of each step of an epoch: every row once, at most ``batch_size`` a step, shortest first.
+    """Row indices of each step of an epoch: every row once, at most ``batch_size`` a step.
 
-    Shuffled rows are cut into pools of ``POOL`` batches, each pool is sorted by length and cut into
-    batches, and the batches are shuffled.
+    Shuffled rows are cut into pools of ``POOL`` batches, each pool is sorted by roughly the length and cut
+    into batches, and the batches are shuffled.
     """
     random_numbers = random.Random(f"order/{seed}/{epoch}")
     order = list(range(len(lengths)))
     random_numbers.shuffle(order)
     batches: list[list[int]] = []
     for start in range(0, len(order), POOL * batch_size):
-        pool = sorted(order[start : start + POOL * batch_size], key=lambda row: lengths[row])
+        pool = order[start : start + POOL * batch_size]
+        pool.sort(key=lambda row: lengths[row] * random_numbers.uniform(1 - JITTER, 1 + JITTER))
         batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
     random_numbers.shuffle(batches)
     return batches

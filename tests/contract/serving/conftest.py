@@ -16,7 +16,8 @@ import pytest_asyncio
 from tinyserving import make_adapter, make_base
 
 from graftwork.serving.client import EngineClient
-from graftwork.serving.embedded_driver import EmbeddedEngine, EmbeddedOptions
+from graftwork.serving.embedded_driver import EmbeddedEngine
+from graftwork.serving.embedded_process import EmbeddedOptions
 from graftwork.serving.port import Engine, EngineInfo
 from graftwork.testing.fake_engine import FakeEngine
 

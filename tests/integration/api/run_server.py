@@ -1,4 +1,4 @@
-"""``api.serve`` in its own process over a platform of fakes: ``run_server.py DATABASE_URL FOLDER``; prints the URL.
+"""``api.serve`` in its own process over fakes: ``run_server.py DATABASE_URL``; prints the URL.
 
 The chat engine says one word every tenth of a second, so that a test can stop the server in mid-answer.
 """

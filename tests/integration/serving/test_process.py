@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from graftwork.core.errors import InvalidRequest
-from graftwork.serving.embedded_driver import EmbeddedEngine, EmbeddedOptions, child_environment
+from graftwork.serving.embedded_driver import EmbeddedEngine
+from graftwork.serving.embedded_process import EmbeddedOptions, child_environment
 
 pytestmark = pytest.mark.slow
 

@@ -255,9 +255,12 @@ class World:
                     weights=digest,
                     verdict=verdict,
                     report={
-                        "name": "default",
-                        "table": [{"measure": "loss", "base": 2.0, "live": None, "new": 1.0}],
-                        "reasons": ["better"],
+                        "gate": {
+                            "name": "default",
+                            "table": [{"measure": "loss", "base": 2.0, "live": None, "new": 1.0}],
+                            "reasons": ["better"],
+                        },
+                        "samples": [],
                     },
                     created_at=now,
                 )

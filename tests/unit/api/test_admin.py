@@ -26,7 +26,9 @@ async def test_an_adapter_its_versions_and_moves(world):
     assert [(m["version"], m["from_version"]) for m in adapter["moves"]] in ([(2, 1), (1, None)],)
     one = (await world.call(tenant, "GET", "/api/adapters/support/versions/2")).json()
     assert one["manifest"]["receipt"]
-    assert one["gate"]["verdict"] == "pass"
+    assert (one["gate"]["name"], one["gate"]["verdict"]) == ("default", "pass")
+    assert one["gate"]["table"][0]["measure"] == "loss"
+    assert "samples" in one["evaluation"]
     assert one["placement"]["state"] == "ready"
     assert one["aliases"] == ["production"]
 
@@ -233,9 +235,7 @@ async def test_data_is_checked_from_a_form_or_a_body(world):
     tenant = await world.tenant()
     validator = world.platform.datasets
     path = "/api/datasets/check"
-    raw = await world.call(
-        tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b"
-    )
+    raw = await world.call(tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b")
     assert raw.json() == {"ok": True, "rows": 1, "validation": None}
     files = {"file": ("a.jsonl", b"{}"), "validation": ("v.jsonl", b"[]")}
     form = await world.call(tenant, "POST", path, files=files, data={"model": "seedling"})

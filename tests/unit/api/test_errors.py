@@ -52,7 +52,11 @@ async def test_unknown_paths_and_methods(world):
             "unknown_parameter",
             "graftwork.optimiser",
         ),
-        (b'{"model": "m", "training_file": "f", "method": {"type": "dpo"}}', "method_unsupported", "method.type"),
+        (
+            b'{"model": "m", "training_file": "f", "method": {"type": "dpo"}}',
+            "method_unsupported",
+            "method.type",
+        ),
         (b'{"model": "m", "training_file": "f", "suffix": ""}', "invalid_request", "suffix"),
     ],
 )
@@ -190,7 +194,9 @@ async def test_before_the_start_everything_is_a_503(world):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://t") as client:
         key = {"authorization": "Bearer gw_" + "a" * 12 + "_" + "b" * 40}
         for path in ("/v1/models", "/v1/chat/completions"):
-            answer = await client.request("POST" if "chat" in path else "GET", path, headers=key, content=b"{}")
+            answer = await client.request(
+                "POST" if "chat" in path else "GET", path, headers=key, content=b"{}"
+            )
             check(answer, 503, "starting")
 
 

@@ -9,13 +9,17 @@ import pytest
 from graftwork.core.errors import InvalidData
 from graftwork.data import Renderer
 from graftwork.data.messages import template_messages
+from graftwork.models.folder import seedling_folder
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, the reference")
 _TRL = importlib.util.find_spec("trl")
 if _TRL is None or _TRL.origin is None:
     pytest.skip("needs trl, for its collection of chat templates", allow_module_level=True)
 TEMPLATES = sorted((Path(_TRL.origin).parent / "chat_templates").glob("*.jinja"))
-TEXT_ONLY = [path for path in TEMPLATES if not any(w in path.name for w in ("vl", "llava", "idefics"))]
+SEEDLING = list(seedling_folder().glob("*.jinja"))
+TEXT_ONLY = SEEDLING + [
+    path for path in TEMPLATES if not any(w in path.name for w in ("vl", "llava", "idefics"))
+]
 
 OPEN_THOUGHT = {"deepseek_r1_distill", "deepseekv3"}
 """Ask with an open ``<think>`` that no earlier answer has: refused without marks."""
@@ -113,7 +117,9 @@ def test_tokens_and_prompts_are_transformers(make_folder, path):
     assert compared >= 3 or path.stem in OPEN_THOUGHT
 
 
-@pytest.mark.parametrize("path", [p for p in TEXT_ONLY if "_training" in p.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in TEXT_ONLY if "_training" in p.stem or p in SEEDLING], ids=lambda path: path.stem
+)
 def test_marked_labels_are_transformers_assistant_masks(make_folder, path):
     """Less one thing: an end-of-turn token right behind a mark is labelled too."""
     folder = make_folder(path.read_text())

@@ -139,6 +139,15 @@ async def test_another_projects_names_answer_as_if_they_were_not(world):
         assert (await world.chat(owner, name)).status == 404
 
 
+async def test_an_adapter_without_a_promoted_version_says_so_to_its_owner_alone(world):
+    owner, other = await world.tenant("acme"), await world.tenant("evil")
+    await world.version(owner, alias=None)
+    answer = await world.chat(owner, "support")
+    assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert "support@1" in answer.json()["error"]["message"]
+    assert "support@1" not in (await world.chat(other, "support")).json()["error"]["message"]
+
+
 async def test_an_alias_moves_and_the_next_request_follows(world):
     tenant = await world.tenant()
     first = await world.version(tenant)
@@ -239,6 +248,24 @@ async def test_a_model_that_is_not_placed_is_asked_for_and_waited_for(both):
     assert (await waiting).status == 200
 
 
+async def test_a_caller_that_leaves_while_it_waits_pays_nothing(make_world, line):
+    async with make_world(patience=60) as world:
+        tenant = await world.tenant()
+        await world.version(tenant, ready=False)
+        body = {"model": "support", "messages": HELLO}
+        call = line(world.gateway, "/v1/chat/completions", tenant.key, body)
+        while not (await _placements(world)):
+            await asyncio.sleep(0.01)
+        await call.hang_up()
+        assert call.sent == []
+        assert await world.ledger(tenant) == []
+
+
+async def _placements(world):
+    async with world.store.read() as tx:
+        return await tx.placements.list(world.endpoint.id)
+
+
 async def test_a_model_that_does_not_become_ready_is_a_503_never_the_base(make_world):
     async with make_world(patience=0.05) as world:
         tenant = await world.tenant()
@@ -260,6 +287,7 @@ async def test_a_placement_of_an_older_engine_is_not_ready(make_world):
         await world.gateway.refresh()
         assert (await world.chat(tenant)).status == 503
         await world.place(tenant, version.weights, generation=2)
+        await world.gateway.refresh()
         assert (await world.chat(tenant)).status == 200
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from graftwork.core.errors import InvalidRequest, Unavailable
-from graftwork.serving.embedded_driver import EmbeddedEngine, EmbeddedOptions, child_environment
+from graftwork.serving.embedded_driver import EmbeddedEngine
+from graftwork.serving.embedded_process import EmbeddedOptions, child_environment
 from graftwork.serving.port import EngineState
 from graftwork.serving.registry import EngineConfig, create
 
@@ -35,6 +36,7 @@ def test_only_what_is_needed_is_inherited() -> None:
         "PYTHONPATH",
         "HF_HUB_OFFLINE",
         "TOKENIZERS_PARALLELISM",
+        "OMP_WAIT_POLICY",
     }
 
 

@@ -171,6 +171,15 @@ async def test_a_move_is_checked_and_logged_in_the_same_transaction(store: Store
     assert events[1].data == {"from": "provisioning", "to": "failed", "code": "fire"}
 
 
+async def test_the_same_move_is_not_made_twice(store: Store, world):
+    job = await world.job((await world.project()).id)
+    async with store.begin() as tx:
+        [claim] = await tx.jobs.claim("one")
+        assert await tx.jobs.apply(claim, move=Phase.PAUSED)
+        assert not await tx.jobs.apply(claim, move=Phase.PAUSED)
+        assert len(await tx.job_events.since(job.id, 0, 9)) == 1
+
+
 async def test_an_apply_of_an_older_fence_is_thrown_away(store: Store, world):
     project = await world.project()
     await world.job(project.id)

@@ -46,10 +46,19 @@ def test_buckets_pad_far_less_than_random_batches_and_come_in_no_order_of_length
     lengths = [10 + (row * 7919) % 190 for row in range(1000)]
     batches = epoch_batches(lengths, 8, 3, 0)
     padding = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches) / sum(lengths) - 1
-    assert padding < 0.03
+    shuffled = [(row * 7) % 1000 for row in range(1000)]
+    blind = [shuffled[at : at + 8] for at in range(0, 1000, 8)]
+    assert padding < 0.1
+    assert sum(len(batch) * max(lengths[row] for row in batch) for batch in blind) / sum(lengths) - 1 > 0.5
     longest = [max(lengths[row] for row in batch) for batch in batches]
     assert longest != sorted(longest)
     assert abs(sum(longest[:60]) / 60 - sum(longest[-60:]) / 60) < 25
+
+
+def test_even_a_small_set_has_new_batches_every_epoch():
+    lengths = [60 + row % 20 for row in range(32)]
+    first, second = ({frozenset(batch) for batch in epoch_batches(lengths, 8, 42, epoch)} for epoch in (0, 1))
+    assert not first & second
 
 
 def test_a_course_counts_steps_and_tokens_over_its_epochs():

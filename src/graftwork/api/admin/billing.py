@@ -17,7 +17,7 @@ Time = Annotated[float | None, Query(ge=0, le=1e11)]
 
 @router.get("/bill")
 async def bill(caller: Caller, platform: OnPlatform, since: Time = None, until: Time = None) -> BillWire:
-    """What the project owes: one line for each kind, model and price. Times are unix seconds, ``until`` exclusive."""
+    """What the project owes: one line for each kind, model and price. Times are unix seconds."""
     found = await platform.billing.bill(caller.project_id, since=since, until=until)
     return bill_wire(found, await platform.billing.budget(caller.project_id))
 

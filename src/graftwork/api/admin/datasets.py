@@ -66,7 +66,11 @@ async def check_dataset(
     report, other = await platform.datasets.validate(
         caller.project_id, data, base=model, validation=validation, max_length=max_length
     )
-    return {**report.to_json(), "validation": None if other is None else other.to_json()}
+    return {
+        **report.to_json(),
+        "validation": None if other is None else other.to_json(),
+        "estimate": await platform.datasets.estimate(report, other, base=model),
+    }
 
 
 async def _upload(form: FormData, name: str) -> Upload | None:

@@ -55,7 +55,7 @@ async def job_log(
     attempt: Annotated[int | None, Query(ge=1)] = None,
     after: Annotated[int, Query(ge=0)] = 0,
 ) -> Log:
-    """What the trainer wrote: of the newest attempt, or of the one named; ``after`` is the last ``cursor``."""
+    """What the trainer wrote, in the newest attempt or the one named; ``after`` is the last ``cursor``."""
     logs = LogsService(platform.store)
     return log_wire(await logs.read(caller.project_id, job_id, attempt=attempt, after=after))
 

@@ -83,9 +83,12 @@ class VersionWire(Wire):
 
 
 class VersionReceipt(VersionWire):
-    """One version with its manifest: files by sha256, and the lineage receipt."""
+    """One version with all that is known of it."""
 
     manifest: Json
+    """Files by sha256, and the lineage receipt."""
+    evaluation: Json | None
+    """The whole report: scores, statistics, samples."""
 
 
 class AdapterWire(Wire):
@@ -143,7 +146,8 @@ def alias_wire(alias: Alias, number: int) -> AliasWire:
 
 def receipt_wire(view: VersionView) -> VersionReceipt:
     """A version with its receipt."""
-    return VersionReceipt(**_version(view), manifest=view.version.manifest)
+    report = None if view.evaluation is None else view.evaluation.report
+    return VersionReceipt(**_version(view), manifest=view.version.manifest, evaluation=report)
 
 
 def _version(view: VersionView) -> Json:

@@ -104,7 +104,7 @@ def _line(line: BillLine) -> LineWire:
         kind=line.kind,
         model=line.model,
         entries=line.entries,
-        quantity=sum(line.quantity.get(name, 0) for name in counted),
+        quantity=round(sum(line.quantity.get(name, 0) for name in counted), 3),
         unit="seconds" if machine else "tokens",
         quantities=line.quantity,
         price_version=line.price_version,

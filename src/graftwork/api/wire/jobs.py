@@ -268,10 +268,11 @@ def _error(error: Json) -> JobError:
 
 
 def gate_wire(evaluation: Evaluation | None) -> Json | None:
-    """What the gate said: verdict, table, reasons, and which evaluation it read."""
+    """What the gate said: verdict, reasons, table and findings, and which evaluation it read."""
     if evaluation is None:
         return None
-    return {**evaluation.report, "verdict": str(evaluation.verdict), "evaluation": evaluation.id}
+    said = evaluation.report.get("gate") or {}
+    return {**said, "verdict": str(evaluation.verdict), "evaluation": evaluation.id}
 
 
 def _extras(view: JobView) -> JobExtras:

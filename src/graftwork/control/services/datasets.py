@@ -6,10 +6,15 @@ import asyncio
 from dataclasses import dataclass
 
 from graftwork.artifacts import Artifacts
+from graftwork.billing import current_prices
 from graftwork.control.bases import Bases
 from graftwork.control.services.files import no_file
 from graftwork.core.errors import InvalidRequest
+from graftwork.core.money import dollars, tokens_cost
+from graftwork.core.nouns import Json
+from graftwork.core.specs import Hyperparameters, TrainingOptions
 from graftwork.data import Report, check_pair, validate
+from graftwork.models import DataSize, choose, plan
 from graftwork.store import Store
 
 
@@ -63,6 +68,38 @@ class DatasetsService:
             purpose="valid",
         )
         return report, await asyncio.to_thread(check_pair, report, other)
+
+    async def estimate(self, report: Report, other: Report | None, *, base: str) -> Json | None:
+        """What training on checked data would take at today's prices, all automatic; None for bad data.
+
+        Returns:
+            The plan's numbers (``steps``, ``trained_tokens``, ``seconds``, ``memory_bytes``, ``why``) and
+            ``price_micro`` with ``price`` for people.
+
+        Raises:
+            NotFound: no such base model.
+        """
+        if not report.ok or report.size is None:
+            return None
+        entry = await self._bases.get(base)
+        valid = other.size if other else None
+        size = DataSize(
+            rows=report.size.rows,
+            tokens=report.size.tokens,
+            labelled=report.size.labelled,
+            longest=report.size.longest,
+            valid_rows=valid.rows if valid else 0,
+            valid_tokens=valid.tokens if valid else 0,
+        )
+        options = TrainingOptions()
+        schedule = choose(Hyperparameters(), options, entry, size)
+        found = plan(entry, schedule, options.lora, size)
+        async with self._store.read() as tx:
+            book = await current_prices(tx)
+        listed = entry.prices.train
+        per_million = book.models[entry.name].train if entry.name in book.models else listed
+        price = tokens_cost(found.trained_tokens, per_million)
+        return {**found.to_json(), "price_micro": price, "price": dollars(price)}
 
     async def _load(self, project_id: str, data: Upload | str) -> Upload:
         if isinstance(data, Upload):

@@ -35,6 +35,8 @@ _log = logging.getLogger("graftwork.serving.embedded")
 
 UNSUITABLE = 3
 """Exit code for a model this engine cannot run; the last line on stderr is the error as JSON."""
+SMALL = 100_000_000
+"""Weights below which a second thread costs more at its barriers than it computes."""
 MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.25}
 """Share of the free memory that the cache may take."""
 
@@ -52,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
     parser.add_argument("--ready-file", type=Path, required=True, help="written when the engine answers")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=None, help="default: 1 for small models, else torch's")
     parser.add_argument("--max-running", type=int, default=usual.max_running)
     parser.add_argument("--max-waiting", type=int, default=usual.max_waiting)
     parser.add_argument("--batch-tokens", type=int, default=usual.batch_tokens)
@@ -82,6 +85,8 @@ async def serve(asked: argparse.Namespace, token: str) -> int:
     device = torch.device(asked.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = await asyncio.to_thread(BaseModel, asked.base, device, dtype)
+    if asked.threads or model.weights < SMALL:
+        torch.set_num_threads(asked.threads or 1)
     limits = Limits(
         max_running=asked.max_running,
         max_waiting=asked.max_waiting,

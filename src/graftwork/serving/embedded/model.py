@@ -31,6 +31,7 @@ class BaseModel:
         linears: the modules an adapter may change, by path.
         context: longest sequence, in tokens.
         vocabulary: number of token ids.
+        weights: number of parameters.
     """
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -59,6 +60,7 @@ class BaseModel:
             raise _unsupported(directory, f"its weights cannot be loaded ({error})") from error
         model = model.to(device).eval().requires_grad_(False)
         self.linears: dict[str, LinearShape] = wrap_linears(model, self.mixer, "model.layers")
+        self.weights: int = sum(parameter.numel() for parameter in model.parameters())
         self._decoder: nn.Module = model.model
         self._head: nn.Module = model.lm_head
         self.context: int = config.max_position_embeddings
