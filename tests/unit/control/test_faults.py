@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from controlhouse import STEPS, TOKENS, Crash, Fuse, House, ends_well
+from controlhouse import STEPS, TOKENS, Crash, Fuse, House, ends_well, walk_to
 
 from graftwork.billing import machine_key
 from graftwork.control.reconcilers.base import LeaseLost
@@ -222,7 +222,7 @@ async def test_a_trainer_that_shows_no_life_is_given_up(house: House):
 )
 async def test_a_cancel_leaves_no_machine_in_any_phase(house: House, phase: Phase):
     created = await house.create()
-    await _walk_to(house, created.job.id, phase)
+    await walk_to(house, created.job.id, phase)
     view = await house.services.jobs.cancel(house.project.id, created.job.id)
     assert view.status == "cancelled"
     job = await house.until(created.job.id)
@@ -269,22 +269,3 @@ async def nothing_is_left(house: House, job_id: str) -> None:
     assert not house.living()
     async with house.store.read() as tx:
         assert all(m.state is MachineState.GONE for m in await tx.machines.for_job(job_id))
-
-
-async def _walk_to(house: House, job_id: str, phase: Phase) -> None:
-    """Let the job take one step after another until it is in ``phase``."""
-    for _ in range(200):
-        if (await house.job(job_id)).phase is phase:
-            return
-        async with house.store.begin() as tx:
-            claims = await tx.jobs.claim("walker", 1, house.pace.lease)
-        for claim in claims:
-            applied = await house.jobs.apply(claim, step := await house.jobs.act(claim.item))
-            async with house.store.begin() as tx:
-                await tx.jobs.release(applied, house.clock.now() + step.delay)
-        if not claims:
-            await house.endpoints.once()
-            await house.placements.once()
-            await house.train()
-            await house.clock.advance(1)
-    raise AssertionError(await house.log(job_id))
