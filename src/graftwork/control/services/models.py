@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graftwork.billing import ModelPrice, current_prices, ensure_prices
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import fine_tuned_model
@@ -47,7 +48,7 @@ class ModelsService:
         Raises:
             NotFound: nothing of that name in this project (``model_not_found``).
         """
-        is_base = await self._is_base(name)
+        is_base = not name.startswith("ft:") and await self.offer(name)
         async with self._store.read() as tx:
             if is_base:
                 return await self._base(tx, name)
@@ -84,13 +85,19 @@ class ModelsService:
         self._bell.ring()
         return view
 
-    async def _is_base(self, name: str) -> bool:
-        if name.startswith("ft:"):
-            return False
+    async def offer(self, name: str) -> bool:
+        """Whether there is a base model of that name here; one without prices gets its list prices."""
         try:
-            await self._bases.get(name)
+            entry = await self._bases.get(name)
         except NotFound:
             return False
+        async with self._store.read() as tx:
+            known = entry.name in (await current_prices(tx)).models
+        if not known:
+            prices = entry.prices
+            listed = ModelPrice(train=prices.train, input=prices.input, output=prices.output)
+            async with self._store.begin() as tx:
+                await ensure_prices(tx, {entry.name: listed})
         return True
 
     async def _base(self, tx: Tx, name: str) -> ModelView:
