@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from controlhouse import House, walk_to
 
@@ -108,3 +110,24 @@ async def test_a_suffix_that_names_no_adapter_is_refused(house: House, suffix: s
         await house.create(suffix=suffix)
     assert caught.value.param == "suffix"
     assert caught.value.fix
+
+
+async def test_a_job_that_fits_on_no_machine_fails_before_anything_is_bought(house: House):
+    house.cloud.catalogue["cpu"] = replace(house.cloud.catalogue["cpu"], memory=200 << 20)
+    job = await house.until((await house.create()).job.id)
+    assert job.phase is Phase.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "does_not_fit"
+    assert "the largest machine on offer has 0.2 GiB" in job.error["message"]
+    assert "batch_size" in job.error["message"]
+    assert not house.cloud.machines
+
+
+async def test_a_job_goes_to_the_cheapest_machine_that_it_fits_on(house: House):
+    offer = house.cloud.catalogue["cpu"]
+    house.cloud.catalogue["small"] = replace(offer, id="small", memory=200 << 20, price_per_hour=1)
+    job = await house.until((await house.create()).job.id)
+    assert job.phase is Phase.DONE, await house.log(job.id)
+    async with house.store.read() as tx:
+        [machine] = await tx.machines.for_job(job.id)
+    assert machine.price_per_hour == offer.price_per_hour
