@@ -230,3 +230,16 @@ async def test_a_base_model_without_a_price_gets_one_when_it_is_first_called(wor
     async with world.store.read() as tx:
         book = await tx.prices.current()
     assert list(book["models"]) == ["seedling"]
+
+
+async def test_a_model_is_found_by_every_name_that_may_be_called(world):
+    tenant, other = await world.tenant("acme"), await world.tenant("evil")
+    version = await world.finish(tenant, await world.job(tenant))
+    client = world.sdk(tenant)
+    for name in ("support", "support@production", "support@1", version.model):
+        assert (await client.models.retrieve(name)).id == version.model
+        with pytest.raises(openai.NotFoundError):
+            await world.sdk(other).models.retrieve(name)
+    for name in ("support@2", "support@beta", "nothing"):
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve(name)
