@@ -92,8 +92,8 @@ def main() -> int:
             lane = cache.open(len(tokens) + 1)
             running.append(Sequence(name, adapters[name], tokens, len(tokens), lane))
 
-        # Room in the cache first (rows may move), then the plan: one token of those that answer, whole prompts
-        # of those that have just come, sorted so that rows of one slab of the cache stand side by side.
+        # Room in the cache first (rows may move), then the plan: one token of those that answer, whole
+        # prompts of those that have just come, sorted so that rows of one slab stand side by side.
         for sequence in running:
             cache.reserve(sequence.lane, len(sequence.tokens))
         plan = sorted(((s.wanted(), s) for s in running), key=lambda pair: order(pair[0]))

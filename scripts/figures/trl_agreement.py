@@ -3,7 +3,8 @@
     python scripts/figures/trl_agreement.py [--base FOLDER] [--data FILE.jsonl] [--rows 96] [--epochs 2]
 
 Same rows, order, LoRA start, schedule, clipping and AdamW, in fp32 on the CPU; TRL renders and labels the
-rows itself (chat template, assistant_only_loss). Writes the figure and the numbers to docs/figures/.
+rows itself (chat template, assistant_only_loss). Writes the figure and the numbers to docs/figures/, and the
+table in docs/training.md.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from graftwork.training.train_lora import Trainer
 ROOT = Path(__file__).parents[2]
 FIGURE = ROOT / "docs/figures/trl_agreement.svg"
 NUMBERS = ROOT / "docs/figures/trl_agreement.json"
+PAGE = ROOT / "docs/training.md"
+SHOWN = 7
+"""Steps in the table."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,22 @@ def figure(result: Comparison, title: str) -> str:
     )
 
 
+def table(result: Comparison, largest: dict[str, float]) -> str:
+    """Some steps of both, and the largest deviations of all, in Markdown."""
+    steps = len(result.native)
+    lines = [
+        "| step | loss, native | loss, TRL | gradient norm, native | gradient norm, TRL |",
+        "|---|---|---|---|---|",
+    ]
+    for shown in range(SHOWN):
+        at = (steps - 1) * shown // (SHOWN - 1)
+        a, b = result.native[at], result.trl[at]
+        lines.append(f"| {at + 1} | {a.loss:.6f} | {b.loss:.6f} | {a.grad_norm:.5f} | {b.grad_norm:.5f} |")
+    loss, norm = f"{largest['loss']:.1e}", f"{largest['grad_norm']:.1e}"
+    lines.append(f"| all {steps}, largest relative difference | | {loss} | | {norm} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Compare, draw, and write the numbers."""
     parser = argparse.ArgumentParser(
@@ -265,6 +285,10 @@ def main() -> None:
     NUMBERS.write_text(
         json.dumps({"title": title, "largest_deviation": largest, "steps": steps}, indent=1) + "\n"
     )
+    begin, end = "<!-- trl: begin -->\n", "<!-- trl: end -->"
+    page = PAGE.read_text()
+    head, rest = page.split(begin)
+    PAGE.write_text(head + begin + table(result, largest) + end + rest.split(end)[1])
     for field, value in largest.items():
         print(f"{field}: largest relative deviation {value:.2e}")
 

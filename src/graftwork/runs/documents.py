@@ -140,6 +140,8 @@ class RunError(Document):
     code: str
     message: str
     kind: Literal["user", "platform"]
+    param: str | None = None
+    """What of the request is to blame, if one field is: ``training_file``, ``learning_rate_multiplier`` …"""
 
 
 class AdapterFiles(Document):

@@ -92,17 +92,22 @@ class RunReader:
 
         Complete means that the manifest is there, and every file that it names.
         """
-        present: dict[tuple[int, str], set[str]] = {}
+        folders: dict[str, int] = {}
         for path in self.transport.list("attempts"):
             parsed = layout.parse_checkpoint(path)
             if parsed and parsed[0] <= max_fence:
-                present.setdefault(parsed[:2], set()).add(parsed[2])
-        found: list[tuple[int, CheckpointManifest]] = []
-        for (fence, folder), names in present.items():
-            manifest = self._document(f"{folder}/{layout.MANIFEST}", CheckpointManifest)
-            if manifest is not None and manifest.dir == folder and names.issuperset(manifest.files):
-                found.append((fence, manifest))
-        return sorted(found, key=lambda pair: (pair[0], pair[1].step, pair[1].dir))
+                folders[parsed[1]] = parsed[0]
+        found = [(fence, self.checkpoint(folder)) for folder, fence in folders.items()]
+        complete = [(fence, manifest) for fence, manifest in found if manifest is not None]
+        return sorted(complete, key=lambda pair: (pair[0], pair[1].step, pair[1].dir))
+
+    def checkpoint(self, folder: str) -> CheckpointManifest | None:
+        """The manifest of the checkpoint in ``folder``, when it is complete."""
+        manifest = self._document(f"{folder}/{layout.MANIFEST}", CheckpointManifest)
+        if manifest is None or manifest.dir != folder:
+            return None
+        present = set(self.transport.list(folder))
+        return manifest if present.issuperset(f"{folder}/{name}" for name in manifest.files) else None
 
     def file(self, path: str) -> bytes:
         """Bytes of an object. Raises ``PlatformError`` (``run_file_missing``) when there is none."""

@@ -51,8 +51,9 @@ class RunWriter:
         self._log_files = self._last(layout.logs(fence))
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Replace the heartbeat."""
+        """Replace the heartbeat; events that have waited long enough are written too."""
         self.transport.replace(layout.heartbeat(self.fence), heartbeat.to_bytes())
+        self._flush_when_due()
 
     def emit(self, event: Metrics | Message) -> None:
         """Buffer an event; the buffer is written when it is a second old or full, and by ``flush``."""
@@ -96,11 +97,10 @@ class RunWriter:
         A complete checkpoint of the same step in this attempt is kept and returned: it is of the same curve.
         Half a one, left by a killed process, is left alone and a folder beside it is used.
         """
-        for fence, manifest in RunReader(self.transport).checkpoints(self.fence):
-            if fence == self.fence and manifest.step == step:
-                return manifest
         self.flush()
-        folder = self._free(lambda retry: layout.checkpoint(self.fence, step, retry))
+        made, folder = self._made(step)
+        if made is not None:
+            return made
         files = self._put_all(folder, source)
         manifest = CheckpointManifest(
             step=step,
@@ -117,7 +117,9 @@ class RunWriter:
 
     def adapter(self, source: Path) -> AdapterFiles:
         """Copy the resulting adapter's files in, beside what a killed process may have left."""
-        folder = self._free(lambda retry: layout.adapter(self.fence, retry))
+        retry = 0
+        while self.transport.list(folder := layout.adapter(self.fence, retry)):
+            retry += 1
         return AdapterFiles(dir=folder, files=self._put_all(folder, source))
 
     def result(self, result: Result) -> None:
@@ -130,19 +132,28 @@ class RunWriter:
         for local in sorted(path for path in source.rglob("*") if path.is_file()):
             name = local.relative_to(source).as_posix()
             files[name] = sha256_of(local)
-            self.transport.put_file(f"{folder}/{name}", local)
+            path = f"{folder}/{name}"
+            self._alone(path, lambda path=path, local=local: self.transport.put_file(path, local))
         return files
 
-    def _free(self, folder: Callable[[int], str]) -> str:
-        """The first of the folders ``folder(0)``, ``folder(1)``, … that holds nothing."""
-        retry = 0
-        while self.transport.list(folder(retry)):
+    def _made(self, step: int) -> tuple[CheckpointManifest | None, str]:
+        """The complete checkpoint of a step, if there is one, and a folder that is free for one."""
+        reader, retry = RunReader(self.transport), 0
+        while True:
+            folder = layout.checkpoint(self.fence, step, retry)
+            if not self.transport.list(folder):
+                return None, folder
+            manifest = reader.checkpoint(folder)
+            if manifest is not None:
+                return manifest, folder
             retry += 1
-        return folder(retry)
 
     def _append(self, path: str, data: bytes) -> None:
+        self._alone(path, lambda: self.transport.create(path, data))
+
+    def _alone(self, path: str, write: Callable[[], None]) -> None:
         try:
-            self.transport.create(path, data)
+            write()
         except AlreadyExists as error:
             raise Conflict(
                 f"Another process writes attempt {self.fence} of this run ({path} exists).",

@@ -108,7 +108,10 @@ class Launcher:
         _write_private(self._root / "token", token)
         ready = self._root / "ready.json"
         ready.unlink(missing_ok=True)
-        with (self._root / "engine.log").open("wb") as log:
+        log_file = self._root / "engine.log"
+        if log_file.exists():
+            log_file.replace(self._root / "engine.log.1")  # what the last one died of
+        with log_file.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 self._options.python,
                 *("-m", "graftwork.serving.embedded", "--base", str(base), "--name", name),

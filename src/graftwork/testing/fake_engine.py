@@ -27,7 +27,14 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
-from graftwork.core.errors import Conflict, GraftworkError, InvalidRequest, NotFound, Unavailable
+from graftwork.core.errors import (
+    Conflict,
+    GraftworkError,
+    InvalidRequest,
+    NotFound,
+    PlatformError,
+    Unavailable,
+)
 from graftwork.serving.port import BASE, EngineInfo, EngineMetrics, EngineState, EngineStatus
 from graftwork.serving.wire.app import build_app, model_not_found
 from graftwork.serving.wire.backend import Card, Scored, Step, Ticket, Work
@@ -145,7 +152,13 @@ class FakeBackend:
         self.seen.append(work)
         task = asyncio.get_running_loop().create_task(self._answer(work, sink))
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self.running.discard(done)
+            if not done.cancelled() and (why := done.exception()) is not None:
+                sink(Step(error=PlatformError(f"The script of the fake engine failed: {why!r}.")))
+
+        task.add_done_callback(ended)
         return _FakeTicket(task)
 
     async def _answer(self, work: Work, sink: Callable[[Step], None]) -> None:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from graftwork.core.errors import InvalidData, PlatformError
 from graftwork.core.specs import DataRef
 from graftwork.data.rendering import Encoded, Renderer
-from graftwork.data.rows import read_canonical
+from graftwork.data.rows import Row, read_canonical
 from graftwork.runs.reader import RunReader
+
+CHECKED = 20
+"""Rows whose labels are read back as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,14 @@ class Dataset:
         rows: as tokens and labels.
         cut: rows that were longer than the limit and lost their end.
         skipped: rows left out because no label was left in them.
+        doubtful: of the first rows, those whose answers are not, word for word, what carries loss. A chat
+            template may rewrite answers; more likely it is broken.
     """
 
     rows: list[Encoded]
     cut: int
     skipped: int
+    doubtful: int
 
     @property
     def lengths(self) -> list[int]:
@@ -53,7 +59,8 @@ def load_dataset(
             fix="Start the job again.",
             code="run_folder_corrupt",
         )
-    encoded = list(renderer.encode_all(read_canonical(data), max_length))
+    source = read_canonical(data)
+    encoded = list(renderer.encode_all(source, max_length))
     refused = [(line, item) for line, item in enumerate(encoded, 1) if isinstance(item, InvalidData)]
     if refused:
         raise _unreadable(refused, param)
@@ -67,7 +74,28 @@ def load_dataset(
             param=param,
         )
     cut = sum(row.length > len(row.tokens) for row in rows)
-    return Dataset(rows, cut, len(found) - len(rows))
+    checked = zip(source[:CHECKED], found, strict=False)
+    doubtful = sum(not _learns_its_answers(row, item, renderer) for row, item in checked)
+    return Dataset(rows, cut, len(found) - len(rows), doubtful)
+
+
+def _learns_its_answers(row: Row, encoded: Encoded, renderer: Renderer) -> bool:
+    """Whether what carries loss, read back as text, holds each answer of weight 1 and no other message.
+
+    True also where that cannot be told: rows that were cut, and rows that are not chats.
+    """
+    if "messages" not in row or encoded.length > len(encoded.tokens):
+        return True
+    learnt = "".join(text for text, on in renderer.pieces(encoded) if on)
+    rest = "".join(text for text, on in renderer.pieces(encoded) if not on)
+    for message in row["messages"]:
+        words = message.get("content")
+        if not isinstance(words, str) or not words.strip():
+            continue
+        counts = message["role"] == "assistant" and message.get("weight") != 0
+        if words.strip() not in (learnt if counts else rest):
+            return False
+    return True
 
 
 def _unreadable(refused: list[tuple[int, InvalidData]], param: str) -> InvalidData:

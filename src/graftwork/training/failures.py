@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from graftwork.core.errors import GraftworkError, TrainingError, UserError
+from graftwork.core.errors import GraftworkError, InvalidData, InvalidRequest, TrainingError
 from graftwork.core.states import Outcome
 from graftwork.runs.documents import Message, Result, RunError
 from graftwork.training.attempt import Attempt
@@ -13,8 +13,8 @@ from graftwork.training.attempt import Attempt
 def explain(error: Exception) -> RunError:
     """The customer's errors are ``user``: a new attempt would end the same way. Others are ``platform``."""
     if isinstance(error, GraftworkError):
-        kind = "user" if isinstance(error, UserError) else "platform"
-        return RunError(code=error.code, message=error.text, kind=kind)
+        kind = "user" if isinstance(error, InvalidRequest | InvalidData) else "platform"
+        return RunError(code=error.code, message=error.text, kind=kind, param=error.param)
     message = f"The trainer stopped on an unexpected error ({type(error).__name__}: {error})."
     return RunError(code=TrainingError.code, message=f"{message} It can be tried again.", kind="platform")
 

@@ -59,7 +59,6 @@ def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         target_modules=list(targets),
-        exclude_modules=["lm_head"] if "lm_head" in targets else None,
         bias="none",
         task_type="CAUSAL_LM",
     )

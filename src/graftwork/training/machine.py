@@ -17,7 +17,7 @@ def pick_device() -> torch.device:
 
 def usable_cpus() -> int:
     """CPUs this process may keep busy: its affinity, and the quota of its container."""
-    return max(1, min(len(os.sched_getaffinity(0)), _quota(Path("/sys/fs/cgroup/cpu.max")) or 1 << 20))
+    return max(1, min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max")) or 1 << 20))
 
 
 def set_threads() -> None:
@@ -51,7 +51,7 @@ def describe(device: torch.device) -> dict[str, str | int | float]:
     }
 
 
-def _quota(path: Path) -> int | None:
+def quota(path: Path) -> int | None:
     """Whole CPUs of a cgroup's quota, None for no quota or no cgroup."""
     try:
         quota, period = path.read_text().split()

@@ -25,7 +25,8 @@ class Optimizer:
     def gradient_norm(self) -> float:
         """L2 norm of the gradient; clips the gradient."""
         gradient = self._gradient()
-        norm = gradient.norm()
+        # A million fp32 squares summed in fp32 lose the fifth digit.
+        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
         gradient.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return float(norm)
 

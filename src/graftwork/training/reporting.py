@@ -127,3 +127,10 @@ def introduce(reporter: Reporter, data: Dataset, schedule: Schedule, total_steps
         )
     if data.skipped:
         reporter.message(f"{data.skipped} rows carry no loss and are left out.", "warn", "rows_skipped")
+    if data.doubtful:
+        reporter.message(
+            f"In {data.doubtful} of the first rows the words that carry loss are not the answers as written: "
+            "the chat template changes them. Look at the preview of the data set.",
+            "warn",
+            "labels_doubtful",
+        )

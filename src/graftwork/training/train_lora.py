@@ -34,14 +34,17 @@ LoadBase = Callable[[BaseRef], tuple[Engine, Renderer]]
 def main(uris: Sequence[str]) -> int:
     """Train the runs at ``uris`` until each has ended; returns the exit code. SIGTERM and SIGINT pause."""
     stop = StopSignal()
-    signal.signal(signal.SIGTERM, stop.raise_it)
-    signal.signal(signal.SIGINT, stop.raise_it)
-    set_threads()
-    trainer = Trainer(load=open_base, stop=stop)
-    for uri in uris:
-        trainer.join(uri)
-    trainer.run()
-    return 1 if trainer.platform_failed else 0
+    before = {number: signal.signal(number, stop.raise_it) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        set_threads()
+        trainer = Trainer(load=open_base, stop=stop)
+        for uri in uris:
+            trainer.join(uri)
+        trainer.run()
+        return 1 if trainer.platform_failed else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Trainer:

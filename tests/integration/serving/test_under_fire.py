@@ -167,11 +167,35 @@ async def test_a_draining_engine_finishes_and_refuses(qwen) -> None:
         assert len(collector.tokens) == 20
 
 
-async def test_a_small_cache_serves_long_requests_one_after_another(qwen) -> None:
-    """Room is kept for the longest answer, so none is ever interrupted; more than fits must wait."""
-    async with engine(qwen.base, kv_tokens=256) as backend:
+async def test_answers_that_outgrow_a_small_cache_step_back_and_stay_the_same(qwen) -> None:
+    models = ["base", *qwen.adapters] * 2
+    works = [
+        Work(
+            model,
+            [7 + index] * 20,
+            Sampling(
+                max_tokens=150,
+                temperature=1.0,
+                seed=index,
+                ignore_eos=True,
+                prompt_logprobs=True,
+                top_logprobs=0,
+            ),
+        )
+        for index, model in enumerate(models)
+    ]
+    async with engine(qwen.base) as backend:
+        for name, path in qwen.adapters.items():
+            await backend.load(name, path)
+        expected = [await ask(backend, work) for work in works]
+    async with engine(qwen.base, kv_tokens=256, headroom=16) as backend:
         assert backend.context == 256
-        works = [_work("base", 200) for _ in range(4)]
-        collectors = await asyncio.gather(*[ask(backend, work) for work in works])
-    assert len({tuple(c.tokens) for c in collectors}) == 1
-    assert len(collectors[0].tokens) == 200
+        for name, path in qwen.adapters.items():
+            await backend.load(name, path)
+        got = await asyncio.gather(*[ask(backend, work) for work in works])
+        assert backend.metrics().prompt_tokens == 20 * len(works)
+    assert [c.tokens for c in got] == [c.tokens for c in expected]
+    for one, other in zip(got, expected, strict=True):
+        assert [len(step.prompt) for step in one.steps if step.prompt] == [20]
+        scores = [[token.logprob for token in step.prompt[1:]] for step in (one.steps[0], other.steps[0])]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)

@@ -7,6 +7,7 @@ from graftwork.core.states import Outcome
 from graftwork.runs.documents import Heartbeat, Message, Metrics, Probe, Result
 from graftwork.runs.folder import prepare
 from graftwork.runs.reader import RunReader
+from graftwork.runs.transport import LocalTransport
 from graftwork.runs.writer import RunWriter
 
 TRAIN = b'{"messages":[]}\n'
@@ -114,6 +115,22 @@ def test_two_writers_of_one_attempt_are_found_out(transport):
     with pytest.raises(Conflict) as caught:
         second.flush()
     assert caught.value.code == "attempt_has_another_writer"
+
+
+class Racing(LocalTransport):
+    """Another process is always a moment ahead."""
+
+    def put_file(self, path, local):
+        super().put_file(path, local)
+        super().put_file(path, local)
+
+
+def test_two_writers_of_one_checkpoint_are_found_out(tmp_path):
+    writer = RunWriter(Racing(tmp_path / "run"), 1)
+    with pytest.raises(Conflict) as caught:
+        writer.checkpoint(1, state(tmp_path, "x"), at=1.0, metrics={}, tokens=0)
+    assert caught.value.code == "attempt_has_another_writer"
+    assert RunReader(writer.transport).checkpoints(1) == []
 
 
 def test_the_heartbeat_is_the_last_one(transport):

@@ -73,6 +73,15 @@ async def test_a_break_in_the_middle_is_an_event_without_done(engine, client) ->
     assert "[DONE]" not in response.text
 
 
+async def test_a_script_that_fails_is_an_error_and_no_hanging(engine, client) -> None:
+    def broken(model: str, messages: list) -> str:
+        raise KeyError("oops")
+
+    engine.backend.say = broken
+    with pytest.raises(PlatformError, match="oops"):
+        await client.chat(BASE, CHAT)
+
+
 async def test_a_full_queue_says_when_to_come_again(engine) -> None:
     engine.backend.max_waiting = 0
     info = await engine.ensure(Path("x"), "seedling")

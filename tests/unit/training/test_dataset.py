@@ -1,9 +1,11 @@
 """Data is checked once more by the trainer, with the same words as everywhere."""
 
 import pytest
-from tinytraining import chat, make_rows, make_run
+from tinytraining import TEMPLATE, chat, make_rows, make_run
 
 from graftwork.core.errors import InvalidData, PlatformError
+from graftwork.data.rendering import Renderer
+from graftwork.data.template import ChatTemplate
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
 from graftwork.training.dataset import load_dataset
@@ -30,6 +32,21 @@ def test_long_rows_are_cut_and_rows_without_labels_left_out(tmp_path, renderer):
     data = load(tmp_path / "run", renderer, rows, max_length=64)
     assert (len(data.rows), data.cut, data.skipped) == (2, 1, 2)
     assert data.lengths[0] == 64
+
+
+def test_labels_are_read_back_as_text_and_compared_with_the_answers(tmp_path, renderer):
+    weighted = chat("red", "blue")
+    weighted["messages"] += [
+        {"role": "user", "content": "dog"},
+        {"role": "assistant", "content": "cat", "weight": 0},
+    ]
+    rows = [*make_rows(4), weighted, {"text": "red cat"}, {"prompt": "red", "completion": "cat"}]
+    assert load(tmp_path / "good", renderer, rows).doubtful == 0
+    shouting = Renderer(
+        renderer.tokenizer,
+        ChatTemplate(TEMPLATE.replace("m.content + '<|im_end|>'", "m.content | upper + '<|im_end|>'")),
+    )
+    assert load(tmp_path / "bad", shouting, rows).doubtful == 5
 
 
 def test_a_set_without_a_single_label_is_the_customers_to_mend(tmp_path, renderer):

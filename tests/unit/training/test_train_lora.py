@@ -384,6 +384,7 @@ def test_bad_data_is_a_user_error_and_the_next_run_goes_on(rig, tmp_path):
     for uri, code in ((bad, "no_labelled_tokens"), (targets, "unknown_target")):
         error = result(uri).error
         assert error is not None and (error.code, error.kind) == (code, "user")
+        assert error.param in ("training_file", "lora.targets")
     assert result(good).outcome is Outcome.SUCCEEDED
     assert not it.trainer.platform_failed
 

@@ -57,7 +57,7 @@ class Loop:
         """
         self.scheduler.drop_cancelled()
         for sequence in self.scheduler.admit():
-            self.totals.prompt_tokens += sequence.prompt
+            self.totals.prompt_tokens += 0 if sequence.returns else sequence.prompt
         try:
             plan = self.scheduler.plan()
             if not plan:
@@ -79,7 +79,7 @@ class Loop:
         end = 0
         for segment, sequence in zip(segments, sequences, strict=True):
             start, end = end, end + len(segment.tokens)
-            scoring = sequence.sampling.prompt_logprobs and not segment.decode
+            scoring = sequence.sampling.prompt_logprobs and not sequence.generated
             if scoring and not self._score_prompt(sequence, hidden[start:end]):
                 news.append((sequence, self._not_finite(sequence)))
                 continue

@@ -20,6 +20,8 @@ from graftwork.serving.embedded.lora import Mixer, wrap_linears
 
 SUPPORTED = ("qwen3", "qwen2", "llama", "mistral")
 """Architectures whose layers are rotary grouped-query attention over all tokens, and a gated MLP."""
+ROPE = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose angles depend on a token's position alone, never on its neighbours in the batch."""
 
 _numbers = itertools.count()
 
@@ -135,6 +137,9 @@ def _checked_config(directory: Path) -> PretrainedConfig:
     window = config.to_dict().get("sliding_window")
     if kinds - {"full_attention"} or (not kinds and window):
         raise _unsupported(directory, "it has layers that attend to a sliding window only")
+    rope = (config.to_dict().get("rope_parameters") or {}).get("rope_type", "default")
+    if rope not in ROPE:
+        raise _unsupported(directory, f"its positions are scaled by {rope!r}, which depends on the batch")
     if config.to_dict().get("quantization_config"):
         raise _unsupported(directory, "its weights are quantized")
     return config

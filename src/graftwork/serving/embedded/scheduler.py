@@ -1,9 +1,10 @@
 """Who computes next: admission, fair across adapters, and what each iteration takes on.
 
 Waiting sequences stand in one line for each model; the lines take turns, so that one customer's hundred
-requests do not keep another's one waiting. The sequence whose turn it is waits until the cache has room
-for its prompt and its longest answer together; nobody overtakes it, so nobody starves. Because the room
-is kept from the start, a running sequence is never interrupted.
+requests do not keep another's one waiting. The sequence whose turn it is waits until the cache has room for
+its prompt and the beginning of its answer; nobody overtakes it. An answer that goes on keeps more room; where
+there is none, the newest sequence steps back to the head of its line and computes its tokens again later. The
+oldest always goes on, so everybody comes to an end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Limits:
     """Sequences in the queue; beyond it requests are refused."""
     kv_tokens: int = 65536
     """Tokens of cache that running sequences may reserve together."""
+    headroom: int = 256
+    """Tokens of an answer for which room is kept ahead."""
     batch_tokens: int = 512
     """Tokens of one iteration: decoding sequences first, the rest for chunks of prompts."""
 
@@ -50,6 +53,10 @@ class Sequence:
     lane: Lane | None = None
     scored: list[Scored] = field(default_factory=list)
     """Scores of the prompt's tokens so far, when wanted."""
+    reserved: int = 0
+    """Tokens of cache kept for it."""
+    returns: int = 0
+    """How often it had to step back."""
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -97,7 +104,8 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """Take a running sequence out and free its cache."""
         self.running.remove(sequence)
-        self.reserved -= sequence.room
+        self.reserved -= sequence.reserved
+        sequence.reserved = 0
         if sequence.lane is not None:
             self._cache.close(sequence.lane)
             sequence.lane = None
@@ -119,25 +127,25 @@ class Scheduler:
         while self._lines and len(self.running) < self._limits.max_running:
             model, line = next(iter(self._lines.items()))
             head = line[0]
-            if self.reserved + head.room > self._limits.kv_tokens:
+            if not self._keep(head):
                 break
             line.popleft()
             self.waiting -= 1
             self._lines.move_to_end(model)
             if not line:
                 del self._lines[model]
-            self.reserved += head.room
             self.running.append(head)
             admitted.append(head)
         return admitted
 
     def plan(self) -> list[tuple[Segment, Sequence]]:
         """What to compute next, in the batch's order: a token of each decoding sequence, then chunks."""
+        self._make_room()
         chosen: list[tuple[Segment, Sequence]] = []
         left = max(self._limits.batch_tokens - len(self.running), 1)
         for sequence in self.running:
             missing = len(sequence.tokens) - sequence.computed
-            decode = sequence.generated > 0
+            decode = missing == 1 and sequence.computed > 0
             count = 1 if decode else min(missing, left)
             if count == 0:
                 continue
@@ -147,9 +155,38 @@ class Scheduler:
         # Lanes move when they grow, so rows are known only once all have been reserved.
         return sorted(chosen, key=lambda pair: order(pair[0]))
 
+    def _keep(self, sequence: Sequence) -> bool:
+        """Reserve room for what a sequence has and will soon have; False when there is not enough."""
+        wanted = min(sequence.room, len(sequence.tokens) + self._limits.headroom)
+        if self.reserved - sequence.reserved + wanted > self._limits.kv_tokens:
+            return False
+        self.reserved += wanted - sequence.reserved
+        sequence.reserved = wanted
+        return True
+
+    def _make_room(self) -> None:
+        """Let those that have used their room up keep more, oldest first; the newest step back for them."""
+        for sequence in list(self.running):
+            if sequence.reserved == 0 or len(sequence.tokens) <= sequence.reserved:
+                continue  # has stepped back just now, or has room
+            while not self._keep(sequence):
+                newest = self.running[-1]
+                self._step_back(newest)
+                if newest is sequence:
+                    break
+
+    def _step_back(self, sequence: Sequence) -> None:
+        self.finish(sequence)
+        sequence.returns += 1
+        if not sequence.generated:
+            sequence.scored.clear()  # the prompt's scores have not been told, and begin again with its tokens
+        self._lines.setdefault(sequence.model, deque()).appendleft(sequence)
+        self._lines.move_to_end(sequence.model, last=False)
+        self.waiting += 1
+
     def _segment(self, sequence: Sequence, count: int, *, decode: bool) -> Segment:
         start = sequence.computed
         if sequence.lane is None:
-            sequence.lane = self._cache.open(min(sequence.room, sequence.prompt + 32))
+            sequence.lane = self._cache.open(min(sequence.room, len(sequence.tokens) + 32))
         self._cache.reserve(sequence.lane, start + count)
         return Segment(sequence.lane, sequence.tokens[start : start + count], decode)

@@ -57,6 +57,12 @@ async def chat_completions(request: Request) -> Response:
     refuse_unsupported(asked)
     tools = asked.tools if asked.tools and asked.tool_choice != "none" else None
     prompt = backend.codec.encode(backend.codec.render(plain_messages(asked.messages), tools), special=False)
+    if not prompt:
+        raise InvalidRequest(
+            "The chat template makes an empty prompt of these messages.",
+            code="invalid_value",
+            param="messages",
+        )
     answer = _answer(backend, asked, prompt, tools=tools is not None)
     head = replies.Head(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), asked.model)
     if asked.stream:

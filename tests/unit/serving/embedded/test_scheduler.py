@@ -53,7 +53,7 @@ def test_lines_take_turns() -> None:
     assert "".join(order) == "abcabaa"
 
 
-def test_room_is_kept_for_the_longest_answer_and_nobody_overtakes() -> None:
+def test_room_is_kept_for_the_answer_and_nobody_overtakes() -> None:
     scheduler = _scheduler(kv_tokens=100)
     small, large, late = _sequence("a", 10, 50), _sequence("a", 10, 80), _sequence("a", 1, 1)
     for sequence in (small, large, late):
@@ -74,6 +74,27 @@ def test_a_line_of_another_model_does_not_overtake_a_blocked_head_either() -> No
     assert scheduler.admit() == [first]
     scheduler.finish(first)
     assert scheduler.admit()[0] is blocked
+
+
+def test_answers_that_outgrow_the_cache_step_back_newest_first_and_all_come_to_an_end() -> None:
+    scheduler = _scheduler(kv_tokens=100, headroom=10)
+    sequences = [_sequence(model, 10, 90) for model in "abcde"]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    ended: list[str] = []
+    while scheduler.busy:
+        scheduler.admit()
+        assert scheduler.running
+        _advance(scheduler)
+        assert scheduler.reserved == sum(s.reserved for s in scheduler.running) <= 100
+        assert all(len(s.tokens) <= s.reserved + 1 for s in scheduler.running)
+        for sequence in [s for s in scheduler.running if s.generated >= 90]:
+            ended.append(sequence.model)
+            scheduler.finish(sequence)
+    assert ended[0] == "a"
+    assert sorted(ended) == list("abcde")
+    assert sequences[0].returns == 0
+    assert sum(s.returns for s in sequences) > 0
 
 
 def test_prompts_come_in_chunks_beside_decoding() -> None:

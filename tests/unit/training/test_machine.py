@@ -1,0 +1,19 @@
+"""What the trainer knows of its machine."""
+
+import torch
+
+from graftwork.training.machine import describe, memory_mb, quota, usable_cpus
+
+
+def test_a_containers_quota_is_read_in_whole_cpus(tmp_path):
+    file = tmp_path / "cpu.max"
+    for text, cpus in (("max 100000", None), ("200000 100000", 2), ("50000 100000", 1), ("nonsense", None)):
+        file.write_text(text)
+        assert quota(file) == cpus
+    assert quota(tmp_path / "none") is None
+
+
+def test_there_is_a_cpu_and_some_memory():
+    assert usable_cpus() >= 1
+    assert 50 < memory_mb(torch.device("cpu")) < 100_000
+    assert describe(torch.device("cpu"))["device"].startswith("cpu: ")
