@@ -89,12 +89,12 @@ class Ledger(Repository):
         wanted: dict[str, Settlement] = {}
         for settlement in settlements:
             wanted.setdefault(settlement.key, settlement)
-        return await self._close(wanted, EntryState.SETTLED)
+        return await _close(self._session, wanted, EntryState.SETTLED)
 
     async def void(self, key: str, at: float) -> bool:
         """Release a reservation; False if it is not open (any more)."""
         released = Settlement(key=key, amount=0, quantity={}, at=at)
-        return bool(await self._close({key: released}, EntryState.VOID))
+        return bool(await _close(self._session, {key: released}, EntryState.VOID))
 
     async def get(self, key: str) -> LedgerEntry | None:
         """One entry, of any project: for reconcilers."""
@@ -212,32 +212,34 @@ class Ledger(Repository):
             written.update(row.key for row in new)
         return written
 
-    async def _close(self, wanted: dict[str, Settlement], state: EntryState) -> set[str]:
-        closed: set[str] = set()
-        for batch in _batches(sorted(wanted)):  # one order for all: two writers cannot lock each other out
-            is_open = (ledger.c.key.in_(batch), ledger.c.state == EntryState.OPEN)
-            found = select(ledger.c.key, ledger.c.project_id, ledger.c.amount).where(*is_open)
-            rows = await self._session.rows(found.order_by(ledger.c.key).with_for_update())
-            if not rows:
-                continue
-            change = (
-                update(ledger)
-                .where(ledger.c.key == bindparam("entry"))
-                .values(state=state, amount=bindparam("owed"), settled_at=bindparam("when"))
-            )
-            if state is EntryState.SETTLED:
-                change = change.values(quantity=bindparam("counts"))
-            await self._session.run(change, [_closing(wanted[row.key], state) for row in rows])
-            _spend(self._session, [(row.project_id, wanted[row.key].amount - row.amount) for row in rows])
-            closed.update(row.key for row in rows)
-        return closed
-
 
 async def add_spending(session: Session) -> None:
     """Bring what this transaction spent to the balances, in one order for all writers: before the commit."""
     spending, session.spending = session.spending, {}
     for project_id in sorted(spending):
         await _add(session, project_id, spending[project_id])
+
+
+async def _close(session: Session, wanted: dict[str, Settlement], state: EntryState) -> set[str]:
+    """Close those of the entries that are open; their keys."""
+    closed: set[str] = set()
+    for batch in _batches(sorted(wanted)):  # one order for all: two writers cannot lock each other out
+        is_open = (ledger.c.key.in_(batch), ledger.c.state == EntryState.OPEN)
+        found = select(ledger.c.key, ledger.c.project_id, ledger.c.amount).where(*is_open)
+        rows = await session.rows(found.order_by(ledger.c.key).with_for_update())
+        if not rows:
+            continue
+        change = (
+            update(ledger)
+            .where(ledger.c.key == bindparam("entry"))
+            .values(state=state, amount=bindparam("owed"), settled_at=bindparam("when"))
+        )
+        if state is EntryState.SETTLED:
+            change = change.values(quantity=bindparam("counts"))
+        await session.run(change, [_closing(wanted[row.key], state) for row in rows])
+        _spend(session, [(row.project_id, wanted[row.key].amount - row.amount) for row in rows])
+        closed.update(row.key for row in rows)
+    return closed
 
 
 def _spend(session: Session, amounts: Iterable[tuple[str, int]]) -> None:

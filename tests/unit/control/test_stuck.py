@@ -25,6 +25,35 @@ async def test_a_version_promoted_by_hand_does_not_hold_up_the_cancel(house: Hou
     assert view.version.deleted_at is None
 
 
+async def test_a_cancel_that_was_accepted_is_kept_though_the_job_fails_meanwhile(house: House):
+    created = await house.create(b'{"messages": []}\n')
+    async with house.store.begin() as tx:
+        [claim] = await tx.jobs.claim("test", 1, house.pace.lease)
+    step = await house.jobs.act(claim.item)
+    assert step.move is Phase.FAILED
+    await house.services.jobs.cancel(house.project.id, created.job.id)
+    applied = await house.jobs.apply(claim, step)
+    async with house.store.begin() as tx:
+        await tx.jobs.release(applied, 0.0)
+    assert (await house.until(created.job.id)).phase is Phase.CANCELLED
+
+
+async def test_the_cap_counts_all_machines_of_a_job(house: House):
+    house.script.die_at = {1: 4}
+    job_id = (await house.create(options={"max_cost": "1"})).job.id
+    while (job := await house.job(job_id)).fence < 2 or job.phase is not Phase.TRAINING:
+        await house.turn()
+    await house.turn()
+    async with house.store.read() as tx:
+        first, _ = await tx.machines.for_job(job_id)
+        paid = await tx.ledger.get(machine_key(first.name))
+    assert paid is not None
+    assert paid.amount > 0
+    control = house.ctx.reader(job).control()
+    assert control is not None
+    assert control.max_cost == 1_000_000 - paid.amount
+
+
 async def test_weights_let_go_by_another_job_are_placed_again(house: House):
     created = (await house.create()).job
     await walk_to(house, created.id, Phase.EVALUATING)
