@@ -100,6 +100,9 @@ class Validator:
         report = SimpleNamespace(to_json=lambda: {"ok": True, "rows": 1})
         return report, report if validation else None
 
+    async def estimate(self, report, other, *, base):
+        return {"steps": 1}
+
 
 @dataclass
 class Tenant:

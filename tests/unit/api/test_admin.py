@@ -259,7 +259,7 @@ async def test_data_is_checked_from_a_form_or_a_body(world):
     validator = world.platform.datasets
     path = "/api/datasets/check"
     raw = await world.call(tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b")
-    assert raw.json() == {"ok": True, "rows": 1, "validation": None}
+    assert raw.json() == {"ok": True, "rows": 1, "validation": None, "estimate": {"steps": 1}}
     files = {"file": ("a.jsonl", b"{}"), "validation": ("v.jsonl", b"[]")}
     form = await world.call(tenant, "POST", path, files=files, data={"model": "seedling"})
     assert form.json()["validation"] == {"ok": True, "rows": 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from controlhouse import House, walk_to
 
@@ -21,6 +23,35 @@ async def test_a_version_promoted_by_hand_does_not_hold_up_the_cancel(house: Hou
     assert job.phase is Phase.CANCELLED
     view = await house.services.adapters.version(house.project.id, "codes@production")
     assert view.version.deleted_at is None
+
+
+async def test_a_cancel_that_was_accepted_is_kept_though_the_job_fails_meanwhile(house: House):
+    created = await house.create(b'{"messages": []}\n')
+    async with house.store.begin() as tx:
+        [claim] = await tx.jobs.claim("test", 1, house.pace.lease)
+    step = await house.jobs.act(claim.item)
+    assert step.move is Phase.FAILED
+    await house.services.jobs.cancel(house.project.id, created.job.id)
+    applied = await house.jobs.apply(claim, step)
+    async with house.store.begin() as tx:
+        await tx.jobs.release(applied, 0.0)
+    assert (await house.until(created.job.id)).phase is Phase.CANCELLED
+
+
+async def test_the_cap_counts_all_machines_of_a_job(house: House):
+    house.script.die_at = {1: 4}
+    job_id = (await house.create(options={"max_cost": "1"})).job.id
+    while (job := await house.job(job_id)).fence < 2 or job.phase is not Phase.TRAINING:
+        await house.turn()
+    await house.turn()
+    async with house.store.read() as tx:
+        first, _ = await tx.machines.for_job(job_id)
+        paid = await tx.ledger.get(machine_key(first.name))
+    assert paid is not None
+    assert paid.amount > 0
+    control = house.ctx.reader(job).control()
+    assert control is not None
+    assert control.max_cost == 1_000_000 - paid.amount
 
 
 async def test_weights_let_go_by_another_job_are_placed_again(house: House):
@@ -108,3 +139,24 @@ async def test_a_suffix_that_names_no_adapter_is_refused(house: House, suffix: s
         await house.create(suffix=suffix)
     assert caught.value.param == "suffix"
     assert caught.value.fix
+
+
+async def test_a_job_that_fits_on_no_machine_fails_before_anything_is_bought(house: House):
+    house.cloud.catalogue["cpu"] = replace(house.cloud.catalogue["cpu"], memory=200 << 20)
+    job = await house.until((await house.create()).job.id)
+    assert job.phase is Phase.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "does_not_fit"
+    assert "the largest machine on offer has 0.2 GiB" in job.error["message"]
+    assert "batch_size" in job.error["message"]
+    assert not house.cloud.machines
+
+
+async def test_a_job_goes_to_the_cheapest_machine_that_it_fits_on(house: House):
+    offer = house.cloud.catalogue["cpu"]
+    house.cloud.catalogue["small"] = replace(offer, id="small", memory=200 << 20, price_per_hour=1)
+    job = await house.until((await house.create()).job.id)
+    assert job.phase is Phase.DONE, await house.log(job.id)
+    async with house.store.read() as tx:
+        [machine] = await tx.machines.for_job(job.id)
+    assert machine.price_per_hour == offer.price_per_hour

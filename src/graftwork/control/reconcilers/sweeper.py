@@ -118,7 +118,8 @@ class Sweeper(Loop):
         now = self.clock.now()
         async with self._store.begin() as tx:
             swept = 0
-            for entry in await tx.ledger.open_before(now - self._graces.reservation):
+            old = await tx.ledger.open_before(now - self._graces.reservation)
+            for entry in sorted(old, key=lambda entry: entry.key):  # the order of all who lock entries
                 job_id = entry.refs.get("job")
                 job = None if job_id is None else await tx.jobs.any_get(job_id)
                 if _orphan(entry, job):
