@@ -143,6 +143,7 @@ async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) ->
         longest=max(counted.longest, looked_at.longest),
         valid_rows=looked_at.rows,
         valid_tokens=looked_at.tokens,
+        valid_longest=looked_at.longest,
     )
     return _Parts(train_part, valid_part, held_out, size)
 
