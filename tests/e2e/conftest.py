@@ -34,7 +34,10 @@ class Up:
 
     def stop(self, how: signal.Signals = signal.SIGTERM, wait: float = 60.0) -> int:
         self.process.send_signal(how)
-        return self.process.wait(timeout=wait)
+        code = self.process.wait(timeout=wait)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -66,10 +69,7 @@ def running(data: Path, *options: str) -> Iterator[Up]:
     try:
         yield up
     finally:
-        if up.process.poll() is None:
-            up.stop()
-        if up.process.stdout:
-            up.process.stdout.close()
+        up.stop()
 
 
 @pytest.fixture(scope="session")

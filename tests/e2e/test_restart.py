@@ -90,6 +90,6 @@ def test_a_second_server_on_the_same_folder_is_refused(up: Up, tmp_path: Path):
         env=clean_environment(tmp_path),
         timeout=60,
     )
-    assert done.returncode != 0
-    assert b"already" in done.stderr or b"in use" in done.stderr
+    assert done.returncode == 5
+    assert b"data_dir_in_use" in done.stderr
     assert not done.stdout

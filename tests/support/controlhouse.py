@@ -514,6 +514,25 @@ async def ends_well(house: House, job: Job, machines: int = 1) -> None:
     assert log.count("info: Fine-tuning job started") == 1
 
 
+async def walk_to(house: House, job_id: str, phase: Phase) -> None:
+    """Let the job take one step after another until it is in ``phase``."""
+    for _ in range(200):
+        if (await house.job(job_id)).phase is phase:
+            return
+        async with house.store.begin() as tx:
+            claims = await tx.jobs.claim("walker", 1, house.pace.lease)
+        for claim in claims:
+            applied = await house.jobs.apply(claim, step := await house.jobs.act(claim.item))
+            async with house.store.begin() as tx:
+                await tx.jobs.release(applied, house.clock.now() + step.delay)
+        if not claims:
+            await house.endpoints.once()
+            await house.placements.once()
+            await house.train()
+            await house.clock.advance(1)
+    raise AssertionError(await house.log(job_id))
+
+
 def _offer() -> Offer:
     return Offer(
         provider="simulated", id="cpu", price_per_hour=PRICE, fetched_at=0.0, cores=4, memory=1 << 34

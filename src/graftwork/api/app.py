@@ -49,7 +49,13 @@ class Edge:
 
 def build(platform: Platform, settings: GatewaySettings | None = None) -> Edge:
     """Everything that answers HTTP, over a running platform."""
-    gateway = Gateway(platform.store, pepper=platform.pepper, clock=platform.clock, settings=settings)
+    gateway = Gateway(
+        platform.store,
+        pepper=platform.pepper,
+        clock=platform.clock,
+        settings=settings,
+        learn=platform.models.offer,
+    )
     return Edge(gateway, api(platform, gateway))
 
 

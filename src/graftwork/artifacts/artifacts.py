@@ -54,8 +54,9 @@ class Artifacts:
         """
         if isinstance(root, str) and "://" in root:
             self._blobs = blobs or RemoteBlobs(from_url(root))
-            folder = Path(tempfile.gettempdir()) / "graftwork-spool"
+            folder = Path(tempfile.gettempdir()) / f"graftwork-spool-{os.geteuid()}"
         else:
+            Path(root).mkdir(mode=0o700, parents=True, exist_ok=True)
             self._blobs = blobs or LocalBlobs(Path(root))
             folder = Path(root) / "spool"
         self._spool = Spool(folder, opener)
@@ -164,7 +165,8 @@ class Artifacts:
         scratch = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
         try:
             with storage_errors():
-                scratch.mkdir(parents=True)
+                scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                scratch.mkdir(mode=0o700)
                 for name, sha256 in files.items():
                     self._write(sha256, scratch / name)
                 sync_folder(scratch)
@@ -184,7 +186,7 @@ class Artifacts:
             for chunk in self._verified(sha256):
                 file.write(chunk)
             finish(file)
-        path.chmod(0o444)
+        path.chmod(0o400)
 
 
 def _verify_folder(files: dict[str, str], directory: Path) -> Path:

@@ -53,7 +53,7 @@ class LocalBlobs:
         target = self._path(sha256)
         with storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
-            spool.chmod(0o444)
+            spool.chmod(0o400)
             with suppress(FileExistsError):
                 os.link(spool, target)  # unlike a rename, a link never replaces
             sync_folder(target.parent)
@@ -121,7 +121,13 @@ class Spool:
     def __init__(self, folder: Path, opener: Callable[[Path], BinaryIO] | None = None) -> None:
         self._folder = folder
         self._open = opener or _create
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid():
+            raise PlatformError(
+                f"The folder {folder} belongs to somebody else, who could read what is uploaded.",
+                code="spool_not_ours",
+                fix="Remove it, or set TMPDIR to a folder of your own.",
+            )
         for left in folder.iterdir():  # by a process that was killed
             with suppress(FileNotFoundError):
                 if left.stat().st_mtime < time.time() - _STALE:
@@ -179,4 +185,6 @@ def storage_errors() -> Iterator[None]:
 
 
 def _create(path: Path) -> BinaryIO:
-    return cast("BinaryIO", path.open("xb"))
+    """A new file that only its owner may read: it holds customers' data."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    return cast("BinaryIO", os.fdopen(descriptor, "wb"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App
 
-from graftwork.cli.connection import connect
+from graftwork.cli.connection import Server, connect
+from graftwork.cli.files import unpack
 from graftwork.cli.output import Column, put, put_json, say, table, when
 from graftwork.cli.watch import gate_lines
 
@@ -88,6 +91,44 @@ def _show_version(version: dict[str, Any]) -> None:
     for key, value in (version["manifest"].get("receipt") or {}).items():
         if not isinstance(value, dict | list):
             put(f"  {key}: {value}")
+
+
+@app.command
+def download(version: str, /, *, to: Path | None = None) -> None:
+    """Fetch a version's files, in PEFT's format; the folder they are in is printed.
+
+    Parameters
+    ----------
+    version:
+        The version, as adapter@number; a name alone is its production version.
+    to:
+        The folder for the files, made if need be; adapter-number if left out.
+    """
+    server = connect()
+    name, number = _numbered(server, version)
+    with tempfile.TemporaryFile() as whole:
+        server.download(f"/api/adapters/{name}/versions/{number}/download", whole)
+        folder = unpack(whole, to or Path(f"{name}-{number}"))
+    say(f"{name}@{number} is a PEFT adapter: PeftModel.from_pretrained(base, {str(folder)!r})")
+    put(str(folder))
+
+
+def _numbered(server: Server, version: str) -> tuple[str, int]:
+    """Adapter and number meant by ``support@3``, ``support@production`` or ``support``."""
+    name, _, which = version.partition("@")
+    if which.isdigit():
+        return name, int(which)
+    which = which or "production"
+    for alias in server.get(f"/api/adapters/{name}")["aliases"]:
+        if alias["name"] == which:
+            return name, alias["version"]
+    from graftwork.core.errors import NotFound
+
+    raise NotFound(
+        f"The adapter {name!r} has no alias {which!r}.",
+        fix=f"Name a version, such as {name}@1; `graft adapter show {name}` lists them.",
+        code="version_not_found",
+    )
 
 
 @app.command

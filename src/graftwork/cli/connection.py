@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -92,6 +92,17 @@ class Server:
                 for line in answer.iter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
                         yield json.loads(line.removeprefix("data: "))
+        except httpx.TransportError as error:
+            raise unreachable(self.url, error) from error
+
+    def download(self, path: str, into: IO[bytes]) -> None:
+        """GET bytes into a file."""
+        try:
+            with self.http.stream("GET", path) as answer:
+                if answer.status_code >= 400:
+                    raise from_answer(answer.status_code, answer.read().decode(errors="replace"))
+                for piece in answer.iter_bytes():
+                    into.write(piece)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
 

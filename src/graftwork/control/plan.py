@@ -56,6 +56,10 @@ class JobPlan(Spec):
     quote: Quote | None = None
     seconds: float = 0.0
     """Machine seconds expected."""
+    memory: int = 0
+    """Bytes a machine must have for it; 0 where no offer said how much it has."""
+    on_gpu: bool = False
+    """Whether those are bytes of a GPU."""
     trained: Trained | None = None
     placed: bool = False
     """Whether what the evaluation needs served was written down; ``live`` counts from then on."""

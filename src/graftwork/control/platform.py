@@ -175,6 +175,7 @@ class Platform:
                 await tx.endpoints.update(endpoint.id, state=STARTING, url=None, message=None)
         for name in self.settings.warm:
             entry = await self.bases.get(name)
+            await self.models.offer(name)
             async with self.store.begin() as tx:
                 await tx.endpoints.ensure(name, self.bases.engine(entry), self.clock.now())
 

@@ -13,7 +13,7 @@ from graftwork.gateway.calls import Attempt, Caller, Price, no_price
 from graftwork.gateway.exchange import CallerLeft, Exchange, Receive, Scope, Send, Watch
 from graftwork.gateway.ledger import LedgerWriter
 from graftwork.gateway.requests import BODY_LIMIT, ROUTES, parse
-from graftwork.gateway.resolve import Resolver, Target
+from graftwork.gateway.resolve import Learn, Resolver, Target
 from graftwork.gateway.snapshot import Snapshots
 from graftwork.gateway.upstream import Timeouts, UpstreamClient
 from graftwork.store import Store
@@ -65,12 +65,16 @@ class Gateway:
         pepper: bytes,
         clock: Clock | None = None,
         settings: GatewaySettings | None = None,
+        learn: Learn | None = None,
     ) -> None:
+        """Args: ``learn`` makes a base model known that has no price yet; without it there are none."""
         settings = settings or GatewaySettings()
         self._pepper = pepper
         self._clock = clock or SystemClock()
         self._snapshots = Snapshots(store, interval=settings.poll)
-        self._resolver = Resolver(store, self._snapshots, engine=settings.engine, patience=settings.patience)
+        self._resolver = Resolver(
+            store, self._snapshots, engine=settings.engine, patience=settings.patience, learn=learn
+        )
         self._ledger = LedgerWriter(store, self._cap)
         self._upstream = UpstreamClient(settings.timeouts)
         self._caller = Caller(self._ledger, self._upstream, self._clock)

@@ -113,18 +113,22 @@ class LedgerWriter:
 
     async def _commit(self, batch: list[_Waiting]) -> dict[int, BudgetExceeded]:
         async with self._store.begin() as tx:
-            refused = await self._reserve(tx, batch)
+            # Settled before balances are locked: the order in which all transactions take their locks.
             await tx.ledger.settle_many([w.op for w in batch if isinstance(w.op, Settlement)])
             voids = [w.op.key for w in batch if isinstance(w.op, Void)]
             if voids:
                 now = await tx.now()
-                for key in voids:
+                for key in sorted(voids):
                     await tx.ledger.void(key, now)
+            refused = await self._reserve(tx, batch)
         self.commits += 1
         return refused
 
     async def _reserve(self, tx: Tx, batch: list[_Waiting]) -> dict[int, BudgetExceeded]:
         """Write the reservations that fit their projects' caps; errors for the others."""
+        caps = {w.op.project_id: self._cap(w.op.project_id) for w in batch if isinstance(w.op, LedgerEntry)}
+        if any(cap is not None for cap in caps.values()):
+            await tx.ledger.lock(caps)
         refused: dict[int, BudgetExceeded] = {}
         left: dict[str, int] = {}
         entries: list[LedgerEntry] = []
@@ -132,10 +136,10 @@ class LedgerWriter:
             entry = waiting.op
             if not isinstance(entry, LedgerEntry):
                 continue
-            cap = self._cap(entry.project_id)
+            cap = caps[entry.project_id]
             if cap is not None:
                 if entry.project_id not in left:
-                    left[entry.project_id] = cap - await tx.ledger.spent(entry.project_id, lock=True)
+                    left[entry.project_id] = cap - await tx.ledger.spent(entry.project_id)
                 if entry.amount > left[entry.project_id]:
                     refused[id(waiting)] = _over(cap, cap - left[entry.project_id], entry.amount)
                     continue

@@ -13,6 +13,7 @@ never answered by its base model (law 7 of the design).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from graftwork.core.errors import NotFound, Unavailable
@@ -27,6 +28,8 @@ BASE = "base"
 """The name by which every engine answers as its base model."""
 RETRY_AFTER = 5
 """Seconds a caller is asked to stay away from a model that is not ready."""
+Learn = Callable[[str], Awaitable[bool]]
+"""Gives a base model that may be used here its price; whether there is such a base model. May take long."""
 
 
 def engine_name(digest: str) -> str:
@@ -116,25 +119,52 @@ def live(snapshot: Snapshot, target: Target) -> Live | None:
 class Resolver:
     """Finds targets, has them placed, and waits for them."""
 
-    def __init__(self, store: Store, snapshots: Snapshots, *, engine: str, patience: float) -> None:
+    def __init__(
+        self, store: Store, snapshots: Snapshots, *, engine: str, patience: float, learn: Learn | None = None
+    ) -> None:
         self._store = store
         self._snapshots = snapshots
         self._engine = engine
         self._patience = patience
+        self._learn = learn
+        self._learning: dict[str, asyncio.Task[bool]] = {}
 
     async def target(self, project_id: str, model: str) -> Target:
         """What a name means; a miss is looked up once more in a fresh snapshot.
 
+        A base model that nobody has used yet, and that has no price therefore, is made known.
+
         Raises:
             NotFound: nothing of that name in this project (``model_not_found``).
+            Unavailable: it is a base model that is still being made known (``model_not_ready``).
         """
         found = find(self._snapshots.current, project_id, model)
         if found is None:
             await self._snapshots.after_miss()
             found = find(self._snapshots.current, project_id, model)
+        base = model if found is None else found.base
+        if base not in base_models(self._snapshots.current) and await self._learned(base):
+            found = find(self._snapshots.current, project_id, model)
         if found is None:
             raise _unknown(self._snapshots.current, project_id, model)
         return found
+
+    async def _learned(self, name: str) -> bool:
+        """Whether the name is a base model after all; asked once, however many wait for the answer."""
+        if self._learn is None or name.startswith("ft:") or "@" in name:
+            return False
+        task = self._learning.get(name)
+        if task is None:
+            task = self._learning[name] = asyncio.ensure_future(self._learn(name))
+            task.add_done_callback(lambda _: self._learning.pop(name, None))
+        await asyncio.wait({task}, timeout=self._patience)
+        if not task.done():
+            target = Target(name=name, base=name, weights=None, version=None, version_id=None)
+            raise _not_ready(target, None)
+        if not task.result():
+            return False
+        await self._snapshots.refresh()
+        return True
 
     def now(self, target: Target) -> Live | None:
         """Where the target answers, if it is ready."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from graftwork.core.errors import InvalidRequest, PlatformError
+from graftwork.store.ledger import add_spending
 from graftwork.store.migrate import upgrade
 from graftwork.store.session import bump_generation
 from graftwork.store.tables import generation
@@ -79,6 +80,7 @@ class Store:
         async with self._writer.begin() as conn:
             tx = Tx(conn, self._clock)
             yield tx
+            await add_spending(tx.session)
             if tx.session.changed:
                 await bump_generation(tx.session)
 

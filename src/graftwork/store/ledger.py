@@ -4,11 +4,14 @@ An entry is written *open* (a reservation) before money is spent and *settled* o
 settled at once. Nothing is ever counted twice: inserts ignore a key that is there, and only an open entry can
 be settled or voided. What a project has spent (open and settled) is kept beside the ledger in the same
 transaction.
+
+So that no two transactions wait for each other, all take their locks in one order: first entries by key, then
+balances by project, right before the commit. Who checks a budget locks balances earlier (``lock``), after
+the last entry it settles, and adds new entries only from then on.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -86,12 +89,12 @@ class Ledger(Repository):
         wanted: dict[str, Settlement] = {}
         for settlement in settlements:
             wanted.setdefault(settlement.key, settlement)
-        return await self._close(wanted, EntryState.SETTLED)
+        return await _close(self._session, wanted, EntryState.SETTLED)
 
     async def void(self, key: str, at: float) -> bool:
         """Release a reservation; False if it is not open (any more)."""
         released = Settlement(key=key, amount=0, quantity={}, at=at)
-        return bool(await self._close({key: released}, EntryState.VOID))
+        return bool(await _close(self._session, {key: released}, EntryState.VOID))
 
     async def get(self, key: str) -> LedgerEntry | None:
         """One entry, of any project: for reconcilers."""
@@ -101,14 +104,18 @@ class Ledger(Repository):
         """Settled and open amounts of a project, in micro-dollars.
 
         With ``lock`` nobody else can reserve for the project until this transaction ends: check, then
-        reserve.
+        reserve. Who does so for several projects calls ``lock`` with all of them first.
         """
         if lock:
-            await self._session.run(
-                self._session.insert(balances).values(project_id=project_id, spent=0).on_conflict_do_nothing()
-            )
+            await self.lock([project_id])
         balance = select(balances.c.spent).where(balances.c.project_id == project_id)
-        return int(await self._session.scalar(balance.with_for_update() if lock else balance) or 0)
+        stored = await self._session.scalar(balance)
+        return int(stored or 0) + self._session.spending.get(project_id, 0)
+
+    async def lock(self, project_ids: Iterable[str]) -> None:
+        """Keep all others from reserving for these projects until this transaction ends."""
+        for project_id in sorted({*project_ids, *self._session.spending}):
+            await _add(self._session, project_id, 0)
 
     async def list(
         self,
@@ -201,43 +208,50 @@ class Ledger(Repository):
             new = await self._session.rows(
                 statement.returning(ledger.c.key, ledger.c.project_id, ledger.c.amount)
             )
-            await _spend(self._session, [(row.project_id, row.amount) for row in new])
+            _spend(self._session, [(row.project_id, row.amount) for row in new])
             written.update(row.key for row in new)
         return written
 
-    async def _close(self, wanted: dict[str, Settlement], state: EntryState) -> set[str]:
-        closed: set[str] = set()
-        for batch in _batches(sorted(wanted)):  # one order for all: two writers cannot lock each other out
-            is_open = (ledger.c.key.in_(batch), ledger.c.state == EntryState.OPEN)
-            found = select(ledger.c.key, ledger.c.project_id, ledger.c.amount).where(*is_open)
-            rows = await self._session.rows(found.order_by(ledger.c.key).with_for_update())
-            if not rows:
-                continue
-            change = (
-                update(ledger)
-                .where(ledger.c.key == bindparam("entry"))
-                .values(state=state, amount=bindparam("owed"), settled_at=bindparam("when"))
-            )
-            if state is EntryState.SETTLED:
-                change = change.values(quantity=bindparam("counts"))
-            await self._session.run(change, [_closing(wanted[row.key], state) for row in rows])
-            await _spend(
-                self._session, [(row.project_id, wanted[row.key].amount - row.amount) for row in rows]
-            )
-            closed.update(row.key for row in rows)
-        return closed
+
+async def add_spending(session: Session) -> None:
+    """Bring what this transaction spent to the balances, in one order for all writers: before the commit."""
+    spending, session.spending = session.spending, {}
+    for project_id in sorted(spending):
+        await _add(session, project_id, spending[project_id])
 
 
-async def _spend(session: Session, amounts: Iterable[tuple[str, int]]) -> None:
-    """Add to the balances, in one order for all writers."""
-    by_project: dict[str, int] = defaultdict(int)
+async def _close(session: Session, wanted: dict[str, Settlement], state: EntryState) -> set[str]:
+    """Close those of the entries that are open; their keys."""
+    closed: set[str] = set()
+    for batch in _batches(sorted(wanted)):  # one order for all: two writers cannot lock each other out
+        is_open = (ledger.c.key.in_(batch), ledger.c.state == EntryState.OPEN)
+        found = select(ledger.c.key, ledger.c.project_id, ledger.c.amount).where(*is_open)
+        rows = await session.rows(found.order_by(ledger.c.key).with_for_update())
+        if not rows:
+            continue
+        change = (
+            update(ledger)
+            .where(ledger.c.key == bindparam("entry"))
+            .values(state=state, amount=bindparam("owed"), settled_at=bindparam("when"))
+        )
+        if state is EntryState.SETTLED:
+            change = change.values(quantity=bindparam("counts"))
+        await session.run(change, [_closing(wanted[row.key], state) for row in rows])
+        _spend(session, [(row.project_id, wanted[row.key].amount - row.amount) for row in rows])
+        closed.update(row.key for row in rows)
+    return closed
+
+
+def _spend(session: Session, amounts: Iterable[tuple[str, int]]) -> None:
     for project_id, amount in amounts:
-        by_project[project_id] += amount
-    for project_id in sorted(by_project):
-        added = by_project[project_id]
-        statement = session.insert(balances).values(project_id=project_id, spent=added)
-        total = {"spent": balances.c.spent + added}
-        await session.run(statement.on_conflict_do_update(index_elements=["project_id"], set_=total))
+        session.spending[project_id] = session.spending.get(project_id, 0) + amount
+
+
+async def _add(session: Session, project_id: str, added: int) -> None:
+    """Add to a balance, which stays locked until the transaction ends."""
+    statement = session.insert(balances).values(project_id=project_id, spent=added)
+    total = {"spent": balances.c.spent + added}
+    await session.run(statement.on_conflict_do_update(index_elements=["project_id"], set_=total))
 
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:

@@ -43,11 +43,14 @@ class Session:
         changed: whether something that the gateway's snapshot shows was changed; the store then raises its
             generation as the last statement before the commit, so that no two transactions wait for each
             other.
+        spending: what is still to be added to projects' balances; the store adds it right before that, in
+            the order of the projects, for the same reason.
     """
 
     def __init__(self, conn: AsyncConnection, clock: Callable[[], float] | None = None) -> None:
         self.conn = conn
         self.changed = False
+        self.spending: dict[str, int] = {}
         self._clock = clock
 
     @property

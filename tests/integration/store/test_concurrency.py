@@ -197,6 +197,28 @@ async def test_writers_of_many_projects_do_not_lock_each_other_out(stores: list[
         assert [await tx.ledger.spent(p.id) for p in projects] == [8 * 5 + 100] * 4
 
 
+async def test_budgets_of_many_projects_are_checked_without_locking_each_other_out(
+    stores: list[Store], world
+):
+    projects = [await world.project(budget=1000) for _ in range(3)]
+    async with stores[0].begin() as tx:
+        await tx.ledger.reserve_many([an_entry(p.id, f"{p.id}-{n}", 10) for p in projects for n in range(8)])
+
+    async def write(tx: Tx, n: int) -> None:
+        order = projects if n % 2 else projects[::-1]
+        for project in order:  # one by one: each a statement of its own
+            await tx.ledger.settle(f"{project.id}-{n}", 3, {}, 2.0)
+        if n % 3:
+            await tx.ledger.lock(p.id for p in order[:2])
+            assert await tx.ledger.spent(order[0].id) < 1000
+        for project in order:
+            await tx.ledger.reserve(an_entry(project.id, f"{project.id}-new-{n}", 1))
+
+    await race(stores, 8, write)
+    async with stores[0].read() as tx:
+        assert [await tx.ledger.spent(p.id) for p in projects] == [8 * 3 + 8] * 3
+
+
 async def test_a_snapshot_is_of_one_generation(stores: list[Store], world):
     project = await world.project()
     base = await stores[0].generation()

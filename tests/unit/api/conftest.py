@@ -46,6 +46,8 @@ from graftwork.testing.fake_engine import FakeEngine
 PEPPER = b"pepper"
 BASE = "seedling"
 BOOK = {"version": "p1", "models": {BASE: {"train": 100_000, "input": 1_000_000, "output": 2_000_000}}}
+ADAPTER = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"weights" * 1000}
+"""The files of every version."""
 SHAPE = Shape(
     family="qwen3",
     hidden=64,
@@ -98,6 +100,9 @@ class Validator:
         report = SimpleNamespace(to_json=lambda: {"ok": True, "rows": 1})
         return report, report if validation else None
 
+    async def estimate(self, report, other, *, base):
+        return {"steps": 1}
+
 
 @dataclass
 class Tenant:
@@ -116,6 +121,7 @@ class Platform:
     clock: Any
     pepper: bytes
     bases: Any
+    artifacts: Artifacts
     files: FilesService
     jobs: JobsService
     adapters: AdaptersService
@@ -215,6 +221,7 @@ class World:
 
     async def _rows(self, tenant: Tenant, job: Job, digest: str, model: str, verdict: Verdict) -> Version:
         now = self.clock.now()
+        files = {name: await self.platform.artifacts.put(data) for name, data in ADAPTER.items()}
         async with self.store.begin() as tx:
             line = await tx.adapters.ensure(tenant.project, "support", BASE, now)
             weights = Weights(
@@ -230,7 +237,7 @@ class World:
                     job_id=job.id,
                     weights=digest,
                     model=model,
-                    manifest={"receipt": {"seed": job.seed}},
+                    manifest={"files": files, "receipt": {"seed": job.seed}},
                     verdict=verdict,
                     created_at=now,
                 )
@@ -316,9 +323,10 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         clock=clock,
         pepper=PEPPER,
         bases=bases,
+        artifacts=artifacts,
         files=FilesService(store, artifacts, clock),
         jobs=JobsService(store, bases, clock, bell),
-        adapters=AdaptersService(store, clock, bell),
+        adapters=AdaptersService(store, artifacts, clock, bell),
         models=ModelsService(store, bases, clock, bell),
         keys=KeysService(store, clock, bell, PEPPER),
         billing=BillingService(store),

@@ -1,6 +1,8 @@
 """The admin API: adapters, keys, bills, following a job, the installation."""
 
+import io
 import json
+import zipfile
 
 import orjson
 import pytest
@@ -9,6 +11,7 @@ from graftwork.core.nouns import Run
 from graftwork.core.states import Phase, Verdict
 from graftwork.runs.transport import LocalTransport
 from graftwork.runs.writer import RunWriter
+from tests.unit.api.conftest import ADAPTER
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "model": "support"}
 
@@ -88,6 +91,26 @@ async def test_deleting_a_version(world):
     assert gone.json()["name"] == "support@1"
     answer = await world.call(tenant, "POST", "/v1/chat/completions", json=CHAT | {"model": "support@1"})
     assert answer.status_code == 404
+
+
+async def test_a_versions_files_as_a_zip(world, tmp_path):
+    tenant = await world.tenant()
+    version = await world.finish(tenant, await world.job(tenant))
+    url = "/api/adapters/support/versions/1/download"
+    answer = await world.call(tenant, "GET", url)
+    assert answer.headers["content-type"] == "application/zip"
+    assert answer.headers["content-disposition"] == 'attachment; filename="support-1.zip"'
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == ADAPTER
+    assert (await world.call(tenant, "GET", url)).content == answer.content
+
+    digest = version.manifest["files"]["adapter_model.safetensors"]
+    blob = tmp_path / "artifacts" / "sha256" / digest[:2] / digest
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    answer = await world.call(tenant, "GET", url)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "artifact_corrupt")
 
 
 async def test_keys_are_shown_once_and_die_at_once(world):
@@ -236,7 +259,7 @@ async def test_data_is_checked_from_a_form_or_a_body(world):
     validator = world.platform.datasets
     path = "/api/datasets/check"
     raw = await world.call(tenant, "POST", path + "?model=other&filename=a.csv&max_length=64", content=b"a,b")
-    assert raw.json() == {"ok": True, "rows": 1, "validation": None}
+    assert raw.json() == {"ok": True, "rows": 1, "validation": None, "estimate": {"steps": 1}}
     files = {"file": ("a.jsonl", b"{}"), "validation": ("v.jsonl", b"[]")}
     form = await world.call(tenant, "POST", path, files=files, data={"model": "seedling"})
     assert form.json()["validation"] == {"ok": True, "rows": 1}

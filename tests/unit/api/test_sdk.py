@@ -213,3 +213,33 @@ async def test_the_sdks_errors(world):
     client.api_key = "gw_nope_nope"
     with pytest.raises(openai.AuthenticationError):
         await client.models.list()
+
+
+async def test_a_base_model_without_a_price_gets_one_when_it_is_first_called(world):
+    tenant = await world.tenant()
+    await world.place(tenant, (await world.finish(tenant, await world.job(tenant))).weights)
+    async with world.store.begin() as tx:
+        await tx.prices.put("2-none", {"version": "2-none", "models": {}})
+    await world.edge.gateway.refresh()
+    client = world.sdk(tenant)
+    answer = await client.chat.completions.create(model="seedling", messages=HELLO)
+    assert answer.usage.total_tokens
+    assert (await client.chat.completions.create(model="support", messages=HELLO)).choices
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(model="nothing", messages=HELLO)
+    async with world.store.read() as tx:
+        book = await tx.prices.current()
+    assert list(book["models"]) == ["seedling"]
+
+
+async def test_a_model_is_found_by_every_name_that_may_be_called(world):
+    tenant, other = await world.tenant("acme"), await world.tenant("evil")
+    version = await world.finish(tenant, await world.job(tenant))
+    client = world.sdk(tenant)
+    for name in ("support", "support@production", "support@1", version.model):
+        assert (await client.models.retrieve(name)).id == version.model
+        with pytest.raises(openai.NotFoundError):
+            await world.sdk(other).models.retrieve(name)
+    for name in ("support@2", "support@beta", "nothing"):
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve(name)

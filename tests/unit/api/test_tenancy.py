@@ -74,6 +74,9 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/api/adapters"): Row(200),
     ("GET", "/api/adapters/{name}"): Row(404, "/api/adapters/support"),
     ("GET", "/api/adapters/{name}/versions/{number}"): Row(404, "/api/adapters/support/versions/1"),
+    ("GET", "/api/adapters/{name}/versions/{number}/download"): Row(
+        404, "/api/adapters/support/versions/1/download"
+    ),
     ("DELETE", "/api/adapters/{name}/versions/{number}"): Row(404, "/api/adapters/support/versions/1"),
     ("POST", "/api/adapters/{name}/promote"): Row(
         404, "/api/adapters/support/promote", body(lambda owned: {"version": 1})

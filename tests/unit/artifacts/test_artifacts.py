@@ -73,7 +73,7 @@ async def test_a_blob_is_never_overwritten(tmp_path: Path):
     before = (file.stat().st_ino, file.stat().st_mtime_ns)
     await artifacts.put(b"first")
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == before
-    assert file.stat().st_mode & 0o777 == 0o444
+    assert file.stat().st_mode & 0o777 == 0o400
 
 
 async def test_a_damaged_blob_is_refused(tmp_path: Path):
@@ -135,7 +135,7 @@ async def test_materialize_makes_a_read_only_folder_at_once(artifacts: Artifacts
         "a.json": b"{}",
         "w.safetensors": b"weights",
     }
-    assert all(path.stat().st_mode & 0o777 == 0o444 for path in target.iterdir())
+    assert all(path.stat().st_mode & 0o777 == 0o400 for path in target.iterdir())
     assert [path.name for path in target.parent.iterdir()] == ["adapter"]  # no scratch folder is left
 
 
@@ -166,3 +166,16 @@ def test_the_digest_of_files_depends_on_names_and_contents_not_on_order():
     one = Artifacts.digest_of({"a": "1", "b": "2"})
     assert one == Artifacts.digest_of({"b": "2", "a": "1"})
     assert len({one, Artifacts.digest_of({"a": "1"}), Artifacts.digest_of({"a": "2", "b": "1"})}) == 3
+
+
+async def test_only_the_owner_may_read_what_is_stored(tmp_path):
+    root = tmp_path / "artifacts"
+    artifacts = Artifacts(root)
+    digest = await artifacts.put(b"secret rows")
+    folder = await artifacts.materialize({"rows": digest}, tmp_path / "adapters" / "one")
+    assert root.stat().st_mode & 0o777 == 0o700
+    assert (root / "spool").stat().st_mode & 0o777 == 0o700
+    for path in [*root.rglob(digest), folder / "rows"]:
+        assert path.stat().st_mode & 0o777 == 0o400
+    for path in (folder, folder.parent):
+        assert path.stat().st_mode & 0o777 == 0o700

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from controlhouse import Crash, Fuse, House, ends_well
+from controlhouse import STEPS, TOKENS, Crash, Fuse, House, ends_well, walk_to
 
 from graftwork.billing import machine_key
 from graftwork.control.reconcilers.base import LeaseLost
@@ -12,8 +14,9 @@ from graftwork.runs.documents import RunError
 
 
 @pytest.mark.parametrize("every", [2, 3, 4, 6])
-async def test_killed_again_and_again_a_job_ends_the_same(house: House, every: int):
+async def test_killed_again_and_again_a_job_ends_the_same(both: House, every: int):
     """Each new control plane dies after so many points; at 2 it dies right after each commit."""
+    house = both
     house.fuse = Fuse(every)
     house.boot()
     job_id = (await house.create()).job.id
@@ -29,6 +32,23 @@ async def test_killed_again_and_again_a_job_ends_the_same(house: House, every: i
             await house.clock.advance(house.pace.lease)  # until the dead one's claims have run out
     await ends_well(house, job)
     assert len(deaths) > 3
+
+
+async def test_two_control_planes_share_the_jobs_and_nothing_is_done_twice(both: House):
+    first = both.jobs
+    both.boot()
+    created = [await both.create(suffix=f"codes-{n}") for n in range(2)]
+    for _ in range(60):
+        await asyncio.gather(first.once(), both.jobs.once(), first.once())
+        await both.turn()
+        jobs = [await both.job(view.job.id) for view in created]
+        if all(job.phase is Phase.DONE for job in jobs):
+            break
+    assert [job.phase for job in jobs] == [Phase.DONE] * 2
+    assert len(both.cloud.machines) == 2
+    bill = await both.services.billing.bill(both.project.id)
+    [tokens] = [line for line in bill.lines if line.kind == "training_tokens"]
+    assert (tokens.entries, tokens.quantity["trained_tokens"]) == (2, 2 * STEPS * TOKENS)
 
 
 async def test_a_dead_machine_is_replaced_and_the_job_goes_on(both: House):
@@ -202,7 +222,7 @@ async def test_a_trainer_that_shows_no_life_is_given_up(house: House):
 )
 async def test_a_cancel_leaves_no_machine_in_any_phase(house: House, phase: Phase):
     created = await house.create()
-    await _walk_to(house, created.job.id, phase)
+    await walk_to(house, created.job.id, phase)
     view = await house.services.jobs.cancel(house.project.id, created.job.id)
     assert view.status == "cancelled"
     job = await house.until(created.job.id)
@@ -249,22 +269,3 @@ async def nothing_is_left(house: House, job_id: str) -> None:
     assert not house.living()
     async with house.store.read() as tx:
         assert all(m.state is MachineState.GONE for m in await tx.machines.for_job(job_id))
-
-
-async def _walk_to(house: House, job_id: str, phase: Phase) -> None:
-    """Let the job take one step after another until it is in ``phase``."""
-    for _ in range(200):
-        if (await house.job(job_id)).phase is phase:
-            return
-        async with house.store.begin() as tx:
-            claims = await tx.jobs.claim("walker", 1, house.pace.lease)
-        for claim in claims:
-            applied = await house.jobs.apply(claim, step := await house.jobs.act(claim.item))
-            async with house.store.begin() as tx:
-                await tx.jobs.release(applied, house.clock.now() + step.delay)
-        if not claims:
-            await house.endpoints.once()
-            await house.placements.once()
-            await house.train()
-            await house.clock.advance(1)
-    raise AssertionError(await house.log(job_id))

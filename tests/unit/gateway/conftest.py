@@ -212,12 +212,12 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(store: Store, **settings):
+async def a_world(store: Store, learn=None, **settings):
     engine = FakeEngine()
     async with store.begin() as tx:
         await tx.prices.put("p1", BOOK)
     chosen = GatewaySettings(**{"poll": 0.02, "patience": 2.0} | settings)
-    gateway = Gateway(store, pepper=PEPPER, settings=chosen)
+    gateway = Gateway(store, pepper=PEPPER, settings=chosen, learn=learn)
     world = World(store, engine, gateway)
     await world.serve_base()
     await gateway.start()

@@ -313,6 +313,24 @@ async def test_a_base_model_without_an_endpoint_gets_one(make_world):
         assert endpoint.engine == "embedded"
 
 
+async def test_a_base_model_that_takes_long_to_be_known_is_asked_for_once(make_world):
+    asked: list[str] = []
+    known = asyncio.Event()
+
+    async def learn(name: str) -> bool:
+        asked.append(name)
+        await known.wait()
+        return False
+
+    async with make_world(learn=learn, patience=0.02) as world:
+        tenant = await world.tenant()
+        answers = await asyncio.gather(*(world.chat(tenant, "org/new") for _ in range(3)))
+        assert [answer.status for answer in answers] == [503] * 3
+        assert asked == ["org/new"]
+        known.set()
+        assert (await world.chat(tenant, "org/new")).status == 404
+
+
 async def test_a_budget_stops_what_might_pass_it(both):
     tenant = await both.tenant(budget=2000)
     await both.version(tenant)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import IO, Annotated
 
 from fastapi import APIRouter, Path
+from fastapi.responses import StreamingResponse
 
 from graftwork.api.auth import Caller, OnGateway, OnPlatform
 from graftwork.api.platform import Platform
@@ -25,6 +27,7 @@ from graftwork.core.nouns import Alias
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
 
 Number = Annotated[int, Path(ge=1)]
+_PIECE = 1024 * 1024
 
 
 @router.get("")
@@ -43,6 +46,17 @@ async def show_adapter(name: str, caller: Caller, platform: OnPlatform) -> Adapt
 async def show_version(name: str, number: Number, caller: Caller, platform: OnPlatform) -> VersionReceipt:
     """One version with its receipt."""
     return receipt_wire(await platform.adapters.version(caller.project_id, f"{name}@{number}"))
+
+
+@router.get("/{name}/versions/{number}/download", response_class=StreamingResponse)
+async def download_version(
+    name: str, number: Number, caller: Caller, platform: OnPlatform
+) -> StreamingResponse:
+    """A zip of exactly the version's files, in PEFT's format."""
+    view, whole, size = await platform.adapters.download(caller.project_id, f"{name}@{number}")
+    filename = view.name.replace("@", "-") + ".zip"
+    headers = {"content-disposition": f'attachment; filename="{filename}"', "content-length": str(size)}
+    return StreamingResponse(_pieces(whole), media_type="application/zip", headers=headers)
 
 
 @router.post("/{name}/promote")
@@ -90,6 +104,12 @@ async def delete_version(
     version = await platform.adapters.delete_version(caller.project_id, reference)
     await gateway.refresh()
     return VersionDeleted(name=reference, id=version.id)
+
+
+def _pieces(whole: IO[bytes]) -> Iterator[bytes]:
+    with whole:
+        while piece := whole.read(_PIECE):
+            yield piece
 
 
 async def _moved(platform: Platform, project_id: str, name: str, alias: Alias) -> AliasWire:

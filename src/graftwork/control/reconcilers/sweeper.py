@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 
-from graftwork.compute.port import MachineInfo, Provider, Unknown
+from graftwork.compute.port import MachineInfo, Provider
 from graftwork.control.bell import Bell
 from graftwork.control.reconcilers.base import Loop, Pace
 from graftwork.control.reconcilers.jobs.context import Pool
 from graftwork.control.reconcilers.jobs.machines import close
 from graftwork.core.clock import Clock
-from graftwork.core.errors import UserError
+from graftwork.core.errors import MachineError, UserError
 from graftwork.core.nouns import Job, LedgerEntry, Machine
 from graftwork.core.states import ON_MACHINE, TERMINAL
 from graftwork.store import Store
@@ -69,7 +69,7 @@ class Sweeper(Loop):
         for pool in self._pools.values():
             try:
                 swept += await self._strays(pool.provider)
-            except (Unknown, UserError) as error:
+            except (MachineError, UserError) as error:
                 log.warning("sweeper: %s: %s", pool.provider.name, error)
         return swept + await self._reservations()
 
@@ -83,12 +83,16 @@ class Sweeper(Loop):
             if pool is None:
                 log.warning("sweeper: %s is at %s, which is not configured", machine.name, machine.provider)
             elif not _needed(machine, job):
-                swept += await close(self._store, self.clock, self._pools, machine)
+                close_it = close(self._store, self.clock, self._pools, machine)
+                swept += await self._deed(close_it, machine)
             elif machine.deadline + self._graces.deadline < self.clock.now():
                 # Its job sees the end of it, and judges.
-                await pool.provider.terminate(machine.name)
-                swept += 1
+                swept += await self._deed(pool.provider.terminate(machine.name), machine)
         return swept
+
+    async def _deed(self, deed: Awaitable[object], machine: Machine) -> bool:
+        """Do it; a machine that cannot be ended now does not keep the others from being swept."""
+        return await self.guarded(deed, f"sweeper: {machine.name}") is None
 
     async def _strays(self, provider: Provider) -> int:
         """Machines under our prefix that no live intent knows, and second ones of a name that one does."""
@@ -114,7 +118,8 @@ class Sweeper(Loop):
         now = self.clock.now()
         async with self._store.begin() as tx:
             swept = 0
-            for entry in await tx.ledger.open_before(now - self._graces.reservation):
+            old = await tx.ledger.open_before(now - self._graces.reservation)
+            for entry in sorted(old, key=lambda entry: entry.key):  # the order of all who lock entries
                 job_id = entry.refs.get("job")
                 job = None if job_id is None else await tx.jobs.any_get(job_id)
                 if _orphan(entry, job):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import IO
+
+from graftwork.artifacts import Artifacts, zipped
 from graftwork.control.bell import Bell
 from graftwork.control.services.adapter_views import adapter_view, version_view
 from graftwork.control.views import AdapterView, VersionView
@@ -15,8 +18,9 @@ from graftwork.store import Store, Tx
 class AdaptersService:
     """A project's adapters."""
 
-    def __init__(self, store: Store, clock: Clock, bell: Bell) -> None:
+    def __init__(self, store: Store, artifacts: Artifacts, clock: Clock, bell: Bell) -> None:
         self._store = store
+        self._artifacts = artifacts
         self._clock = clock
         self._bell = bell
 
@@ -44,6 +48,16 @@ class AdaptersService:
         """
         async with self._store.read() as tx:
             return await version_view(tx, await resolve(tx, project_id, reference))
+
+    async def download(self, project_id: str, reference: str) -> tuple[VersionView, IO[bytes], int]:
+        """A version, a zip of exactly its files (the caller closes it), and the zip's size in bytes.
+
+        Raises:
+            NotFound: nothing of that name in this project.
+            PlatformError: a file of the version is missing or damaged.
+        """
+        view = await self.version(project_id, reference)
+        return view, *await zipped(self._artifacts, view.version.manifest["files"])
 
     async def promote(
         self,

@@ -43,7 +43,7 @@ def build_services(
         files=FilesService(store, artifacts, clock),
         datasets=DatasetsService(store, artifacts, bases),
         jobs=JobsService(store, bases, clock, bell),
-        adapters=AdaptersService(store, clock, bell),
+        adapters=AdaptersService(store, artifacts, clock, bell),
         models=ModelsService(store, bases, clock, bell),
         billing=BillingService(store),
     )

@@ -43,6 +43,7 @@ class JobsService:
         """
         checked = check_request(request)
         await self._bases.get(request.model)
+        self._check_name(checked.adapter)
         now = self._clock.now()
         job = Job(
             id=ids.new_id(ids.JOB),
@@ -63,12 +64,12 @@ class JobsService:
             created_at=now,
         )
         async with self._store.begin() as tx:
-            await _check_files(tx, job)
-            await _check_adapter(tx, job)
             made, created = await tx.jobs.create(
                 job, idempotency_key=idempotency_key, body_hash=body_hash(request)
             )
-            if created:
+            if created:  # a request that comes again gets its job, whatever became of the files since
+                await _check_files(tx, job)
+                await _check_adapter(tx, job)
                 await tx.job_events.add(
                     made.id, level="info", message=f"Created fine-tuning job: {made.id}", at=now
                 )
@@ -183,6 +184,15 @@ class JobsService:
             for item in page.items
         ]
         return Page(views, page.has_more)
+
+    def _check_name(self, adapter: str | None) -> None:
+        if adapter in {entry.name for entry in self._bases.list()}:
+            raise InvalidRequest(
+                f"{adapter!r} is a base model: an adapter of that name could never be called by it.",
+                fix="Use another suffix.",
+                code="suffix_is_base_model",
+                param="suffix",
+            )
 
     async def _want(self, project_id: str, job_id: str, want: Want, allowed: frozenset[Phase]) -> JobView:
         async with self._store.begin() as tx:

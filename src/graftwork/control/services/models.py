@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graftwork.billing import ModelPrice, current_prices, ensure_prices
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import fine_tuned_model
@@ -13,6 +14,7 @@ from graftwork.core.clock import Clock
 from graftwork.core.errors import Forbidden, NotFound
 from graftwork.core.nouns import Checkpoint, Job, Placement, Version
 from graftwork.core.states import PlacementState
+from graftwork.registry import parse_reference, resolve
 from graftwork.store import Store, Tx
 
 OWNER = "graftwork"
@@ -42,18 +44,18 @@ class ModelsService:
         return views + sorted(versions, key=lambda view: view.created_at, reverse=True)
 
     async def get(self, project_id: str, name: str) -> ModelView:
-        """One name: a base model, an ``ft:`` version or a checkpoint of the project.
+        """One name: a base model, or a version (``ft:…``, ``support``, ``support@3``) or checkpoint.
 
         Raises:
             NotFound: nothing of that name in this project (``model_not_found``).
         """
-        is_base = await self._is_base(name)
+        is_base = not name.startswith("ft:") and await self.offer(name)
         async with self._store.read() as tx:
             if is_base:
                 return await self._base(tx, name)
             organization = await organization_of(tx, project_id)
-            version = await tx.versions.by_model(project_id, name)
-            if version is not None and version.deleted_at is None:
+            version = await _find_version(tx, project_id, name)
+            if version is not None:
                 adapter = await tx.adapters.get(project_id, version.adapter_id)
                 return await _version(tx, version, adapter.name if adapter else "", organization.id)
             found = await _find_checkpoint(tx, project_id, name)
@@ -77,20 +79,26 @@ class ModelsService:
                 code="model_not_deletable",
             )
         async with self._store.begin() as tx:
-            version = await tx.versions.by_model(project_id, name)
+            version = await tx.versions.by_model(project_id, view.name)
             if version is None:
                 raise no_model(name)
             await drop_version(tx, version, self._clock.now())
         self._bell.ring()
         return view
 
-    async def _is_base(self, name: str) -> bool:
-        if name.startswith("ft:"):
-            return False
+    async def offer(self, name: str) -> bool:
+        """Whether there is a base model of that name here; one without prices gets its list prices."""
         try:
-            await self._bases.get(name)
+            entry = await self._bases.get(name)
         except NotFound:
             return False
+        async with self._store.read() as tx:
+            known = entry.name in (await current_prices(tx)).models
+        if not known:
+            prices = entry.prices
+            listed = ModelPrice(train=prices.train, input=prices.input, output=prices.output)
+            async with self._store.begin() as tx:
+                await ensure_prices(tx, {entry.name: listed})
         return True
 
     async def _base(self, tx: Tx, name: str) -> ModelView:
@@ -138,6 +146,15 @@ async def _checkpoint(tx: Tx, checkpoint: Checkpoint, name: str, organization: s
         ready=await _is_ready(tx, placement),
         reason=None if placement is None else placement.reason,
     )
+
+
+async def _find_version(tx: Tx, project_id: str, name: str) -> Version | None:
+    if not name.startswith("ft:") and parse_reference(name) is None:
+        return None
+    try:
+        return await resolve(tx, project_id, name)
+    except NotFound:
+        return None
 
 
 async def _find_checkpoint(tx: Tx, project_id: str, name: str) -> Checkpoint | None:

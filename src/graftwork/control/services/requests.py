@@ -108,13 +108,15 @@ def _check_method(request: JobRequest) -> None:
 def _adapter_name(suffix: str) -> str:
     if not SUFFIX[0] <= len(suffix) <= SUFFIX[1]:
         raise InvalidRequest(
-            f"suffix must have {SUFFIX[0]} to {SUFFIX[1]} characters.", fix="Shorten it.", param="suffix"
+            f"suffix must have {SUFFIX[0]} to {SUFFIX[1]} characters.",
+            fix="Send a name such as 'support', or leave suffix out.",
+            param="suffix",
         )
     name = ids.slug(suffix)
     if not name:
         raise InvalidRequest(
-            f"suffix {suffix!r} holds no letter or digit, so no adapter can be named by it.",
-            fix="Use letters, digits, '-' and '_'.",
+            f"suffix {suffix!r} holds none of a-z and 0-9, so no adapter can be named by it.",
+            fix="Use Latin letters, digits, '-' and '_', for example 'support'.",
             param="suffix",
         )
     return name

@@ -17,10 +17,18 @@ from graftwork.store import Tx
 
 async def queued(ctx: Context, job: Job) -> Step:
     """Reserve the budget, choose the cheapest offer and write the intent; or wait for a free machine."""
-    offers = await cheapest(ctx, Need())
+    offers = await cheapest(ctx, need_of(job))
     async with ctx.store.read() as tx:
         free = [offer for offer in offers if await _has_room(ctx, tx, offer)]
     return _intent(ctx, job, free[0]) if free else waiting(ctx, job, "Waiting for a free machine.")
+
+
+def need_of(job: Job) -> Need:
+    """What the job's plan asks of a machine."""
+    plan = plan_of(job)
+    if plan.on_gpu:
+        return Need(gpus=1, gpu_memory=plan.memory)
+    return Need(memory=plan.memory)
 
 
 def waiting(ctx: Context, job: Job, why: str) -> Step:

@@ -10,6 +10,7 @@ from graftwork.control.names import adapter_name, fine_tuned_model
 from graftwork.control.plan import JobPlan, options_of, plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
+from graftwork.control.reconcilers.jobs.evaluating import engine_trouble
 from graftwork.control.reconcilers.jobs.step import Instead, Note, Step, Write
 from graftwork.control.services.files import RESULTS
 from graftwork.core import ids
@@ -92,7 +93,7 @@ async def deploying(ctx: Context, job: Job) -> Step:
         reason = placement.reason or "unknown"
         return failed(ctx, job, "adapter_not_servable", f"The adapter cannot be served: {reason}")
     if placement.state is not PlacementState.READY or placement.generation != endpoint.generation:
-        return Step(delay=ctx.limits.watch)
+        return Step(notes=engine_trouble(endpoint), delay=ctx.limits.watch)
     results = await _results(ctx, job)
     model = fine_tuned_model(job, organization)
     if version.verdict is not Verdict.PASS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from graftwork.billing import release_training, settle_training
@@ -10,7 +11,7 @@ from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.machines import close, machine_of
 from graftwork.control.reconcilers.jobs.step import Level, Note, Step
-from graftwork.core.errors import GraftworkError
+from graftwork.core.errors import Conflict, GraftworkError
 from graftwork.core.nouns import Job, Json
 from graftwork.core.states import Outcome, Phase
 from graftwork.store import Tx
@@ -129,10 +130,14 @@ async def trained_tokens(ctx: Context, job: Job) -> int:
 
 
 async def _withdraw(tx: Tx, job: Job, now: float) -> None:
-    """A job that does not end well leaves no version behind, and nothing loaded for its evaluation."""
+    """A job that does not end well leaves no version behind, and nothing loaded for its evaluation.
+
+    A version that its owner has promoted meanwhile stays: what customers are answered with is not taken away.
+    """
     version = await tx.versions.by_job(job.id)
     if version is not None:
-        await tx.versions.mark_deleted(job.project_id, version.id, now)
+        with suppress(Conflict):
+            await tx.versions.mark_deleted(job.project_id, version.id, now)
     trained = plan_of(job).trained
     placement = None if trained is None else await tx.placements.by_weights(trained.weights)
     if placement is None or trained is None:

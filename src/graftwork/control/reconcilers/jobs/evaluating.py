@@ -7,6 +7,7 @@ import json
 
 from graftwork.control.names import adapter_name
 from graftwork.control.plan import JobPlan, Live, Trained, plan_of
+from graftwork.control.reconcilers.endpoints import FAILED
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
@@ -21,7 +22,7 @@ from graftwork.evals.gate import decide
 from graftwork.evals.report import TrainerLosses, assemble
 from graftwork.evals.results import Scores
 from graftwork.evals.rules import Comparison
-from graftwork.registry import DEFAULT_ALIAS
+from graftwork.registry import DEFAULT_ALIAS, digest
 from graftwork.serving.client import EngineClient
 from graftwork.serving.port import BASE, engine_name
 from graftwork.store import Tx
@@ -34,6 +35,8 @@ async def evaluating(ctx: Context, job: Job) -> Step:
     if not plan.placed:
         return await _place(ctx, job, plan, trained)
     endpoint, placements = await _served(ctx, job, plan, trained)
+    if endpoint is None or placements is None:  # another job with equal weights ended, and they were let go
+        return await _place(ctx, job, plan, trained)
     waiting = [placement for placement in placements if not _ready(placement, endpoint)]
     broken = next((placement for placement in waiting if placement.state is PlacementState.FAILED), None)
     if broken is not None and broken.weights == trained.weights:
@@ -41,7 +44,7 @@ async def evaluating(ctx: Context, job: Job) -> Step:
             ctx, job, "adapter_not_servable", f"The adapter cannot be served: {broken.reason or 'unknown'}"
         )
     if broken is None and (waiting or endpoint.state != "ready"):
-        return Step(delay=ctx.limits.watch)
+        return Step(notes=engine_trouble(endpoint), delay=ctx.limits.watch)
     scores = await _measure(ctx, plan, trained, endpoint, live=broken is None)
     blob = await ctx.artifacts.put(json.dumps(scores, sort_keys=True).encode())
     return Step(move=Phase.GATING, changes={"plan": plan.with_(scores=blob)})
@@ -87,9 +90,7 @@ async def gating(ctx: Context, job: Job) -> Step:
 
     passed = gate.verdict is Verdict.PASS
     note = Note(
-        message=f"The gate's verdict is {gate.verdict}: {gate.reasons[0]}"
-        if gate.reasons
-        else str(gate.verdict),
+        message=f"The gate's verdict is {gate.verdict}. {' '.join(gate.reasons)}".strip(),
         level="info" if passed else "warn",
     )
     return Step(move=Phase.REGISTERING, notes=(note,), writes=(write,))
@@ -99,15 +100,17 @@ async def _place(ctx: Context, job: Job, plan: JobPlan, trained: Trained) -> Ste
     """Write down what must be served for the evaluation, and against what the gate will compare."""
     entry = await ctx.bases.get(job.base)
     now = ctx.clock.now()
-    async with ctx.store.read() as tx:
-        live = await _live(tx, job, trained)
+    live = plan.live
+    if not plan.placed:
+        async with ctx.store.read() as tx:
+            live = await _live(tx, job, trained)
 
     async def write(tx: Tx) -> None:
         endpoint = await tx.endpoints.ensure(job.base, ctx.bases.engine(entry), now)
         for weights in [trained.weights, *([live.weights] if live else [])]:
             await tx.placements.ensure(endpoint.id, job.project_id, weights, now)
 
-    note = Note(message="Evaluating the new adapter on the held-out rows.")
+    note = Note(message="Evaluating the new adapter on the held-out rows.", dedupe="evaluating")
     return Step(changes={"plan": plan.with_(live=live, placed=True)}, notes=(note,), writes=(write,))
 
 
@@ -120,16 +123,25 @@ async def _live(tx: Tx, job: Job, trained: Trained) -> Live | None:
     return Live(version_id=version.id, weights=version.weights, generation=alias.generation)
 
 
+def engine_trouble(endpoint: Endpoint) -> tuple[Note, ...]:
+    """A line for the log when a job waits for an engine that does not start; said once for each reason."""
+    if endpoint.state != FAILED:
+        return ()
+    why = endpoint.message or "unknown"
+    message = f"Waiting for the engine of {endpoint.base}, which does not start: {why}"
+    return (Note(message=message, level="warn", dedupe=f"engine:{digest(why)[:16]}"),)
+
+
 async def _served(
     ctx: Context, job: Job, plan: JobPlan, trained: Trained
-) -> tuple[Endpoint, list[Placement]]:
+) -> tuple[Endpoint | None, list[Placement] | None]:
+    """The endpoint, and the placements of what is compared; None where one is not wanted any more."""
     wanted = [trained.weights, *([plan.live.weights] if plan.live else [])]
     async with ctx.store.read() as tx:
         endpoint = await tx.endpoints.by_base(job.base)
         placements = [await tx.placements.by_weights(weights) for weights in wanted]
-    if endpoint is None or not all(placements):
-        raise PlatformError(f"What job {job.id} evaluates is not placed any more.", code="placement_missing")
-    return endpoint, [placement for placement in placements if placement is not None]
+    found = [placement for placement in placements if placement is not None]
+    return endpoint, found if len(found) == len(wanted) else None
 
 
 def _ready(placement: Placement, endpoint: Endpoint) -> bool:

@@ -6,9 +6,9 @@ import asyncio
 
 from graftwork.compute.adoption import launch_once
 from graftwork.compute.offers import fits
-from graftwork.compute.port import BadRequest, Credential, LaunchSpec, Money, Need, NoCapacity, Offer, Unknown
+from graftwork.compute.port import BadRequest, Credential, LaunchSpec, Money, NoCapacity, Offer, Unknown
 from graftwork.control.plan import plan_of
-from graftwork.control.reconcilers.jobs.admission import waiting
+from graftwork.control.reconcilers.jobs.admission import need_of, waiting
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import lost
 from graftwork.control.reconcilers.jobs.machines import close, machine_of, pool_of
@@ -37,7 +37,7 @@ async def provisioning(ctx: Context, job: Job) -> Step:
         deadline=ctx.clock.now() + ctx.limits.deadline,
     )
     try:
-        offer = await _offer(ctx, machine)
+        offer = await _offer(ctx, job, machine)
         info = await launch_once(provider, machine.name, spec, offer)
     except NoCapacity as error:
         return await _no_machine(ctx, job, machine, f"No machine was free ({error.message})")
@@ -80,11 +80,12 @@ async def _prepare(ctx: Context, job: Job, machine: Machine) -> None:
     await asyncio.to_thread(write_control, ctx.folder(job), control)
 
 
-async def _offer(ctx: Context, machine: Machine) -> Offer:
+async def _offer(ctx: Context, job: Job, machine: Machine) -> Offer:
     """A fresh offer that costs no more than what was reserved for."""
-    offers = await pool_of(ctx.pools, machine).provider.offers(Need())
+    need = need_of(job)
+    offers = await pool_of(ctx.pools, machine).provider.offers(need)
     for offer in offers:
-        if offer.price_per_hour <= machine.price_per_hour and fits(offer, Need()):
+        if offer.price_per_hour <= machine.price_per_hour and fits(offer, need):
             return offer
     raise NoCapacity("The price has risen since it was quoted.", fix="The job is quoted again.")
 

@@ -68,7 +68,12 @@ def pool_of(pools: Mapping[str, Pool], machine: Machine) -> Pool:
 
 
 def _seconds(machine: Machine, before: MachineInfo, after: MachineInfo, now: float) -> float:
-    """How long it ran, by the provider's word where it has one."""
+    """How long it ran, by the provider's word where it has one.
+
+    Of a machine that was gone before we looked, and whose end nobody tells, at most the time to its deadline
+    counts: it did not live longer, however long we were away.
+    """
     started = after.started_at or before.started_at or machine.launched_at
-    ended = after.ended_at or before.ended_at or now
+    seen = min(now, machine.deadline) if before.state is Observed.GONE else now
+    ended = after.ended_at or before.ended_at or seen
     return 0.0 if started is None else max(0.0, ended - started)

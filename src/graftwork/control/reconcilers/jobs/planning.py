@@ -6,14 +6,16 @@ import asyncio
 from dataclasses import dataclass
 
 from graftwork.billing import ModelPrice, Quote, ensure_prices, quote
+from graftwork.compute.port import Need, Offer
 from graftwork.control.plan import Part, options_of, plan_of
+from graftwork.control.reconcilers.jobs.admission import cheapest
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
 from graftwork.core.errors import BudgetExceeded, PlatformError
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Job
-from graftwork.core.specs import DataRef, Hyperparameters, RunSpec
+from graftwork.core.specs import DataRef, Hyperparameters, LoraSpec, RunSpec, Schedule
 from graftwork.core.states import Phase
 from graftwork.data import Renderer, Row, canonical, measure, read_canonical, split
 from graftwork.models import CatalogueEntry, DataSize, Plan, base_ref, choose, plan
@@ -47,7 +49,9 @@ async def planning(ctx: Context, job: Job) -> Step:
         seed=job.seed,
         code_version=ctx.code_version,
     )
-    estimate = plan(entry, schedule, options.lora, parts.size)
+    offer, estimate = await _estimated(ctx, entry, schedule, options.lora, parts.size)
+    if not estimate.fits:
+        return failed(ctx, job, "does_not_fit", _too_large(estimate, offer))
     try:
         quoted = await _quote(ctx, entry, estimate.trained_tokens, options.max_cost)
     except BudgetExceeded as error:
@@ -60,6 +64,8 @@ async def planning(ctx: Context, job: Job) -> Step:
         estimate=estimate.to_json(),
         quote=quoted,
         seconds=estimate.seconds,
+        memory=estimate.memory_bytes if offer is not None and _room(offer) else 0,
+        on_gpu=offer is not None and offer.gpus > 0,
     )
     return Step(
         move=Phase.QUEUED,
@@ -70,6 +76,49 @@ async def planning(ctx: Context, job: Job) -> Step:
             Note(message="Files validated, moving job to queued state"),
         ),
     )
+
+
+async def _estimated(
+    ctx: Context, entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
+) -> tuple[Offer | None, Plan]:
+    """The plan on the cheapest machine on offer that it fits on, else on the largest; on any if none is."""
+    offers = await cheapest(ctx, Need())
+    if not offers:
+        return None, plan(entry, schedule, lora, size)
+    plans = [
+        plan(
+            entry,
+            schedule,
+            lora,
+            size,
+            memory=_room(offer),
+            device="gpu" if offer.gpus else "cpu",
+            cores=offer.cores,
+        )
+        for offer in offers
+    ]
+    pairs = list(zip(offers, plans, strict=True))
+    return next((pair for pair in pairs if pair[1].fits), max(pairs, key=lambda pair: _room(pair[0]) or 0))
+
+
+def _room(offer: Offer) -> int | None:
+    """Bytes that training may fill there; None where the offer does not say."""
+    return (offer.gpu_memory if offer.gpus else offer.memory) or None
+
+
+def _too_large(estimate: Plan, offer: Offer | None) -> str:
+    has = (_room(offer) or 0) if offer is not None else 0
+    kind = "GPU" if offer is not None and offer.gpus else "machine"
+    largest = max(estimate.memory, key=lambda part: estimate.memory[part])
+    return (
+        f"Training needs about {_gib(estimate.memory_bytes)} of memory (most of it for {largest}), and the "
+        f"largest {kind} on offer has {_gib(has)}. Lower batch_size, graftwork.max_length or "
+        "graftwork.lora.rank, choose a smaller base model, or offer a larger machine."
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
 
 
 async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) -> _Parts:
@@ -90,7 +139,8 @@ async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) ->
         rows=counted.rows,
         tokens=counted.tokens,
         labelled=counted.labelled,
-        longest=counted.longest,
+        # Held-out rows may be longer than any row trained on: they are measured whole all the same.
+        longest=max(counted.longest, looked_at.longest),
         valid_rows=looked_at.rows,
         valid_tokens=looked_at.tokens,
         valid_longest=looked_at.longest,

@@ -125,13 +125,14 @@ class JobReconciler(Reconciler[Job]):
         job = await tx.jobs.any_get(claim.item.id)
         if job is None:
             raise LeaseLost
-        if step.move is Phase.DONE and job.want is Want.CANCEL:
-            raise Instead(Step())  # a cancel that was accepted is kept
+        if step.move in _ENDS and Want.CANCEL is job.want is not claim.item.want:
+            raise Instead(Step())  # a cancel that was accepted is kept: the job ends by it
         for write in step.writes:
             await write(tx)
         return Claim(job, claim.token, claim.until)
 
 
+_ENDS = frozenset({Phase.DONE, Phase.FAILED})
 _RESUMED = (Note(message="The job is resumed."),)
 _PAUSED = (Note(message="The job is paused."),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from graftwork.billing import MACHINE
 from graftwork.compute.port import Deadlines, MachineInfo, Unknown
 from graftwork.control.plan import options_of
 from graftwork.control.reconcilers.jobs.collecting import succeeded
@@ -16,7 +17,7 @@ from graftwork.control.reconcilers.jobs.step import Step
 from graftwork.core.errors import MachineError
 from graftwork.core.money import parse_dollars
 from graftwork.core.nouns import Job, Machine
-from graftwork.core.states import MachineState, Observed, Outcome, Phase, Want
+from graftwork.core.states import EntryState, MachineState, Observed, Outcome, Phase, Want
 from graftwork.runs.documents import Control, Heartbeat, Result
 from graftwork.runs.folder import write_control
 
@@ -93,18 +94,30 @@ async def _tell(ctx: Context, job: Job, sight: _Sight) -> None:
     lease_until = held.lease_until if held is not None else 0.0
     if lease_until - now < limits.lease / 2:
         lease_until = now + limits.lease
-    cap = options_of(job).max_cost
     wanted = Control(
         want=job.want,
         fence=job.fence,
         lease_until=lease_until,
         deadline=deadline,
-        max_cost=None if cap is None else parse_dollars(cap),
+        max_cost=await _cap(ctx, job),
         price_per_hour=machine.price_per_hour or None,
         billed_since=machine.launched_at,
     )
     if wanted != held:
         await asyncio.to_thread(write_control, ctx.folder(job), wanted)
+
+
+async def _cap(ctx: Context, job: Job) -> int | None:
+    """What the machine of this attempt may cost: the job's cap less what its earlier machines came to."""
+    cap = options_of(job).max_cost
+    if cap is None:
+        return None
+    if job.fence == 1:
+        return parse_dollars(cap)
+    async with ctx.store.read() as tx:
+        entries = await tx.ledger.for_job(job.project_id, job.id)
+    before = sum(e.amount for e in entries if e.kind == MACHINE and e.state is EntryState.SETTLED)
+    return max(0, parse_dollars(cap) - before)
 
 
 async def _extend(ctx: Context, machine: Machine, deadline: float) -> None:
