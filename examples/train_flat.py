@@ -64,6 +64,7 @@ size = DataSize(
     longest=train_size.longest,
     valid_rows=valid_size.rows,
     valid_tokens=valid_size.tokens,
+    valid_longest=valid_size.longest,
 )
 options = TrainingOptions()
 schedule = choose(Hyperparameters(n_epochs=given.epochs or "auto"), options, entry, size)

@@ -72,11 +72,12 @@ def test_usage_errors_exit_2(tmp_path: Path):
 
 
 def test_thirty_defects_are_thirty_findings(up: Up, tmp_path: Path):
-    expected = json.loads(DEFECTS.with_suffix(".expected.json").read_text())
+    listed = json.loads(DEFECTS.with_suffix(".expected.json").read_text())
+    expected = [(finding["line"], finding["code"]) for finding in listed]
     done = graft("dataset", "check", str(DEFECTS), "--json", home=tmp_path)
     assert done.returncode == 2
     findings = [f for f in json.loads(done.stdout)["findings"] if f["severity"] == "error"]
-    assert [(f["line"], f["code"]) for f in findings] == [tuple(pair) for pair in expected]
+    assert [(f["line"], f["code"]) for f in findings] == expected
     assert len(findings) == 30
     client = up.client()
     job = client.fine_tuning.jobs.create(model="seedling", training_file=upload(client, DEFECTS))
@@ -85,7 +86,7 @@ def test_thirty_defects_are_thirty_findings(up: Up, tmp_path: Path):
     assert failed.error.code == "invalid_training_file"
     assert failed.error.param == "training_file"
     told = [(f["line"], f["code"]) for f in failed.error.graftwork["findings"] if f["severity"] == "error"]
-    assert told == [tuple(pair) for pair in expected]
+    assert told == expected
     for line, _ in expected:
         assert f"line {line}" in failed.error.message.lower()
 

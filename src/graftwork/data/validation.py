@@ -53,8 +53,9 @@ def validate(
         renderer: the base model's; without it nothing is counted in tokens.
         max_length: tokens a row is cut to in training.
         purpose: ``train`` needs at least 10 rows, ``valid`` and ``any`` one; ``any`` also takes preference
-        rows. method: what the rows are for; ``sft`` refuses preference rows. max_bytes: largest file read
-        at all.
+            rows.
+        method: what the rows are for; ``sft`` refuses preference rows.
+        max_bytes: largest file read at all.
     """
     notes = Findings()
     if len(data) > max_bytes:

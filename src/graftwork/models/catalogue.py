@@ -13,7 +13,7 @@ from graftwork.core.errors import NotFound
 from graftwork.core.specs import BaseRef, LoraSpec
 from graftwork.models.cache import Hub, cached_commit, locate
 from graftwork.models.entry import CatalogueEntry, Prices, Shape
-from graftwork.models.folder import SEEDLING, describe, revision_of, seedling_folder
+from graftwork.models.folder import SEEDLING, describe, refuse_unserved, revision_of, seedling_folder
 from graftwork.models.rates import SEEDLING_RATE, lora_rate, prices
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -105,7 +105,8 @@ class Catalogue:
 
         Raises:
             NotFound: unknown, or not allowed here (``model_not_found``).
-            InvalidRequest: a folder that is no usable base model.
+            InvalidRequest: a model that is no usable base model, or that no engine here serves
+                (``model_unsupported``).
         """
         entry = self._find(name)
         return replace(entry, prices=self._prices.get(entry.name, entry.prices))
@@ -124,6 +125,7 @@ class Catalogue:
         if name.startswith("/"):
             path = Path(name).resolve()  # before it is compared: ``..`` must not lead out of what is allowed
             if self._allowed(str(path)) and path.is_dir():
+                refuse_unserved(path)
                 return _entry(str(path), revision_of(path), describe(path), "unknown")
         elif self._cache is not None and _HUB_ID.fullmatch(name) and self._allowed(name):
             return self._from_hub(name, self._cache)
@@ -141,6 +143,7 @@ class Catalogue:
     def _from_hub(self, name: str, cache: Path) -> CatalogueEntry:
         asked = BaseRef(name=name, repository=name, revision=cached_commit(name, cache) or "main")
         folder = locate(asked, cache, self._hub)
+        refuse_unserved(folder)
         return _entry(name, folder.name, describe(folder), "see the hub")
 
 

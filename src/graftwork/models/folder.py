@@ -15,6 +15,9 @@ from graftwork.models.entry import Shape
 SEEDLING = "seedling"
 """Name of the built-in base model and of its folder in this package."""
 
+SERVED = ("qwen3", "qwen2", "llama", "mistral")
+"""Architectures an engine here serves: rotary grouped-query attention over all tokens, and a gated MLP."""
+
 _WHOLE = 64 << 20
 """Weights up to this size are hashed whole; larger ones by their header and samples."""
 _SAMPLE, _SAMPLES = 1 << 16, 64
@@ -98,6 +101,27 @@ def shape_of(config: dict[str, Any], where: str) -> Shape:
             code="model_unsupported",
             param="model",
         ) from error
+
+
+def refuse_unserved(folder: Path) -> None:
+    """Refuse a model that no engine here could serve, before anything is spent on training it.
+
+    Raises:
+        InvalidRequest: another architecture than ``SERVED``, or quantized weights (``model_unsupported``).
+    """
+    config = read_config(folder)
+    why = ""
+    if config.get("model_type") not in SERVED:
+        why = f"its architecture is {config.get('model_type')!r}, not one of {', '.join(SERVED)}"
+    elif config.get("quantization_config"):
+        why = "its weights are quantized"
+    if why:
+        raise InvalidRequest(
+            f"No engine here can serve the model in {folder.name}: {why}.",
+            fix="Use a dense model of one of these architectures, in bfloat16, float16 or float32.",
+            code="model_unsupported",
+            param="model",
+        )
 
 
 def refuse_code(where: str, names: list[str], *configs: dict[str, Any]) -> None:

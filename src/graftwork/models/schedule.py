@@ -23,7 +23,8 @@ class DataSize:
     """The sizes of a training set that decide a schedule; ``Report.size`` of graftwork.data has the same
     fields.
 
-    ``tokens`` counts after cutting at the length limit the rows were measured with; ``longest`` before it.
+    ``tokens`` counts after cutting at the length limit the rows were measured with; ``longest`` and
+    ``valid_longest`` (of the validation rows) before it.
     """
 
     rows: int
@@ -32,6 +33,7 @@ class DataSize:
     longest: int
     valid_rows: int = 0
     valid_tokens: int = 0
+    valid_longest: int = 0
 
 
 def choose(
@@ -130,10 +132,13 @@ def _checkpoints(options: TrainingOptions, eval_every: int, why: dict[str, str])
 
 
 def _max_length(options: TrainingOptions, entry: CatalogueEntry, size: DataSize, why: dict[str, str]) -> int:
-    limits = [(size.longest, "the longest row"), (entry.context, f"the context of {entry.name}")]
+    longest = max(
+        size.longest, size.valid_longest
+    )  # a validation row must not lose the answer it is scored by
+    limits = [(longest, "the longest row"), (entry.context, f"the context of {entry.name}")]
     if options.max_length is not None:
         limits.append((options.max_length, "max_length as asked"))
     length, reason = min((limit for limit in limits if limit[0] > 0), key=lambda limit: limit[0])
-    cut = "" if length >= size.longest else f"; longer rows (up to {size.longest}) lose their end"
+    cut = "" if length >= longest else f"; longer rows (up to {longest}) lose their end"
     why["max_length"] = f"{reason}{cut}"
     return max(length, 8)

@@ -29,7 +29,7 @@ class RunReader:
     """Reads one run folder; holds no state, so any number may read at once.
 
     Every method raises ``PlatformError`` (``code="run_folder_corrupt"``) for a document that is there but is
-    not what it must be.
+    not what it must be; only a checkpoint's manifest then counts as not there.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -102,8 +102,14 @@ class RunReader:
         return sorted(complete, key=lambda pair: (pair[0], pair[1].step, pair[1].dir))
 
     def checkpoint(self, folder: str) -> CheckpointManifest | None:
-        """The manifest of the checkpoint in ``folder``, when it is complete."""
-        manifest = self._document(f"{folder}/{layout.MANIFEST}", CheckpointManifest)
+        """The manifest of the checkpoint in ``folder``, when it is complete.
+
+        One with a damaged manifest is not: there are earlier ones, and a run must not end for it.
+        """
+        try:
+            manifest = self._document(f"{folder}/{layout.MANIFEST}", CheckpointManifest)
+        except PlatformError:
+            return None
         if manifest is None or manifest.dir != folder:
             return None
         present = set(self.transport.list(folder))

@@ -165,8 +165,7 @@ class FakeBackend:
         sampling = work.sampling
         if sampling.prompt_logprobs:
             sink(Step(prompt=self._scored(work.model, work.prompt, first=True)))
-        text = self.codec.decode(work.prompt)
-        messages = json.loads(text) if text.startswith("[{") else [{"role": "user", "content": text}]
+        messages = _messages(self.codec.decode(work.prompt))
         answer = self.codec.encode(self.say(work.model, messages), special=False)
         cut = answer[: sampling.max_tokens]
         for token in self._scored(work.model, cut, first=False):
@@ -215,6 +214,18 @@ class FakeBackend:
             requests=len(self.seen),
             generated_by_model=dict(self.generated),
         )
+
+
+def _messages(text: str) -> list[Json]:
+    """A chat's messages, as ``WordCodec.render`` wrote them; any other text is one user message.
+
+    Token ids of a real tokenizer may read as pieces of an earlier chat: they need not be whole.
+    """
+    try:
+        found = json.loads(text) if text.startswith("[{") else None
+    except json.JSONDecodeError:
+        found = None
+    return found or [{"role": "user", "content": text}]
 
 
 class FakeEngine:

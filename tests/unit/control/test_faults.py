@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from controlhouse import Crash, Fuse, House, ends_well, walk_to
+from controlhouse import STEPS, TOKENS, Crash, Fuse, House, ends_well, walk_to
 
 from graftwork.billing import machine_key
 from graftwork.control.reconcilers.base import LeaseLost
@@ -12,8 +14,9 @@ from graftwork.runs.documents import RunError
 
 
 @pytest.mark.parametrize("every", [2, 3, 4, 6])
-async def test_killed_again_and_again_a_job_ends_the_same(house: House, every: int):
+async def test_killed_again_and_again_a_job_ends_the_same(both: House, every: int):
     """Each new control plane dies after so many points; at 2 it dies right after each commit."""
+    house = both
     house.fuse = Fuse(every)
     house.boot()
     job_id = (await house.create()).job.id
@@ -29,6 +32,23 @@ async def test_killed_again_and_again_a_job_ends_the_same(house: House, every: i
             await house.clock.advance(house.pace.lease)  # until the dead one's claims have run out
     await ends_well(house, job)
     assert len(deaths) > 3
+
+
+async def test_two_control_planes_share_the_jobs_and_nothing_is_done_twice(both: House):
+    first = both.jobs
+    both.boot()
+    created = [await both.create(suffix=f"codes-{n}") for n in range(2)]
+    for _ in range(60):
+        await asyncio.gather(first.once(), both.jobs.once(), first.once())
+        await both.turn()
+        jobs = [await both.job(view.job.id) for view in created]
+        if all(job.phase is Phase.DONE for job in jobs):
+            break
+    assert [job.phase for job in jobs] == [Phase.DONE] * 2
+    assert len(both.cloud.machines) == 2
+    bill = await both.services.billing.bill(both.project.id)
+    [tokens] = [line for line in bill.lines if line.kind == "training_tokens"]
+    assert (tokens.entries, tokens.quantity["trained_tokens"]) == (2, 2 * STEPS * TOKENS)
 
 
 async def test_a_dead_machine_is_replaced_and_the_job_goes_on(both: House):

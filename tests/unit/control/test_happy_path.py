@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controlhouse import PRICE, STEPS, TOKENS, House
+from controlhouse import PRICE, STEPS, TOKENS, House, rows
 
 from graftwork.billing import machine_key, training_key
 from graftwork.core.money import seconds_cost
@@ -122,8 +122,6 @@ async def test_metrics_checkpoints_and_the_result_file(house: House):
 
 
 async def test_without_a_validation_file_rows_are_held_out_and_it_is_said(house: House):
-    from controlhouse import rows
-
     created = await house.create(
         rows(40), validation_file=None, options={"holdout": 0.3}, hyperparameters={"n_epochs": 2}
     )
@@ -134,6 +132,15 @@ async def test_without_a_validation_file_rows_are_held_out_and_it_is_said(house:
     assert job.plan["held_out"]
     assert (job.plan["spec"]["train"]["rows"], job.plan["spec"]["valid"]["rows"]) == (28, 12)
     assert job.plan["spec"]["schedule"]["n_epochs"] == 2
+
+
+async def test_validation_rows_longer_than_every_training_row_are_measured_whole(house: House):
+    long = rows(11, start=500) + rows(1, start=900).replace(b"What", b"Tell me at once and in one word: what")
+    valid = await house.upload(long, "valid.jsonl")
+    job = await house.until((await house.create(validation_file=valid.id)).job.id, Phase.DONE)
+    view = await house.services.jobs.get(house.project.id, job.id)
+    assert view.evaluation is not None
+    assert view.evaluation.report["scores"]["new"]["exact_match_interval"]["rows"] == 12
 
 
 async def test_a_second_version_is_measured_against_the_live_one(house: House):

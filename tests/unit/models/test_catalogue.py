@@ -164,6 +164,22 @@ def test_a_config_of_another_kind_is_refused(make_model):
         assert caught.value.code == "model_folder_invalid"
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"model_type": "gemma3"}, "gemma3"), ({"quantization_config": {"bits": 4}}, "quantized")],
+)
+def test_a_model_that_no_engine_serves_is_refused_before_it_is_trained(make_model, tmp_path, changes, why):
+    folder = make_model(**changes)
+    hub = FakeHub(folder)
+    for catalogue, name in [
+        (Catalogue(allow=["*"]), str(folder)),
+        (Catalogue(allow=["*"], cache=tmp_path / "cache", hub=hub), "someone/model"),
+    ]:
+        with pytest.raises(InvalidRequest, match=why) as caught:
+            catalogue.get(name)
+        assert caught.value.code == "model_unsupported"
+
+
 def test_a_hub_model_is_fetched_once_pinned_and_then_found_without_the_hub(make_model, tmp_path):
     hub, cache = FakeHub(make_model("source")), tmp_path / "cache"
     known = Catalogue().get("Qwen/Qwen3-0.6B")

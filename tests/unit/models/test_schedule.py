@@ -91,6 +91,13 @@ def test_length_is_the_least_of_row_context_and_wish():
     )
 
 
+def test_a_longer_validation_row_keeps_its_answer():
+    wide = DataSize(rows=10, tokens=600, labelled=200, longest=50, valid_rows=10, valid_longest=90)
+    assert choose(Hyperparameters(), TrainingOptions(), ENTRY, wide).max_length == 90
+    cut = choose(Hyperparameters(), TrainingOptions(max_length=60), ENTRY, wide)
+    assert (cut.max_length, "up to 90" in cut.explained["max_length"]) == (60, True)
+
+
 def test_adapter_size_counts_inputs_and_outputs():
     shape = ENTRY.shape
     one = adapter_parameters(shape, LoraSpec(rank=1, targets=("q_proj",)))

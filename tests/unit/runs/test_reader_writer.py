@@ -183,6 +183,17 @@ def test_half_a_checkpoint_is_not_one_and_does_not_stand_in_the_way(transport, t
     assert reader.checkpoints(1) == []
 
 
+def test_a_checkpoint_with_a_damaged_manifest_is_passed_over(transport, tmp_path):
+    writer, reader = RunWriter(transport, 1), RunReader(transport)
+    earlier, damaged = (
+        writer.checkpoint(step, state(tmp_path, "x"), at=1.0, metrics={}, tokens=0) for step in (2, 4)
+    )
+    (transport.root / damaged.dir / "manifest.json").write_bytes(b'{"step": 4')
+    assert reader.checkpoints(1) == [(1, earlier)]
+    again = writer.checkpoint(4, state(tmp_path, "x"), at=1.0, metrics={}, tokens=0)
+    assert again.dir == f"{damaged.dir}-r1"
+
+
 def test_the_result_comes_last_and_once(transport, tmp_path):
     writer, reader = RunWriter(transport, 1, Ticks()), RunReader(transport)
     writer.emit(message("a"))

@@ -90,6 +90,7 @@ class DatasetsService:
             longest=report.size.longest,
             valid_rows=valid.rows if valid else 0,
             valid_tokens=valid.tokens if valid else 0,
+            valid_longest=valid.longest if valid else 0,
         )
         options = TrainingOptions()
         schedule = choose(Hyperparameters(), options, entry, size)

@@ -13,13 +13,12 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.configuration_utils import PretrainedConfig
 
 from graftwork.core.errors import InvalidRequest
+from graftwork.models.folder import SERVED
 from graftwork.serving.embedded.adapters import Adapter, LinearShape
 from graftwork.serving.embedded.batch import Batch, Segment, attend, lay_out
 from graftwork.serving.embedded.kv import KVShape
 from graftwork.serving.embedded.lora import Mixer, wrap_linears
 
-SUPPORTED = ("qwen3", "qwen2", "llama", "mistral")
-"""Architectures whose layers are rotary grouped-query attention over all tokens, and a gated MLP."""
 ROPE = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on a token's position alone, never on its neighbours in the batch."""
 
@@ -129,9 +128,9 @@ def _checked_config(directory: Path) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unsupported(directory, f"its config cannot be read ({error})") from error
-    if config.model_type not in SUPPORTED:
+    if config.model_type not in SERVED:
         raise _unsupported(
-            directory, f"its architecture is {config.model_type!r}, not one of {', '.join(SUPPORTED)}"
+            directory, f"its architecture is {config.model_type!r}, not one of {', '.join(SERVED)}"
         )
     kinds = set(config.to_dict().get("layer_types") or ())
     window = config.to_dict().get("sliding_window")

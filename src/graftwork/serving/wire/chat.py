@@ -14,7 +14,7 @@ from graftwork.core.errors import InvalidRequest
 from graftwork.serving.wire import replies
 from graftwork.serving.wire.answer import Answer, Choice, Piece
 from graftwork.serving.wire.backend import Backend, Sampling, Work
-from graftwork.serving.wire.http import EventStream, body_of, json_response, unless_gone
+from graftwork.serving.wire.http import EventStream, body_of, json_response, prepared, unless_gone
 from graftwork.serving.wire.requests import (
     ChatRequest,
     StreamOptions,
@@ -53,10 +53,12 @@ def seeds(seed: int | None, count: int) -> list[int | None]:
 async def chat_completions(request: Request) -> Response:
     """Answer a chat, whole or streamed."""
     backend: Backend = request.app.state.backend
-    asked = parse(ChatRequest, await body_of(request))
+    body = await body_of(request)
+    asked = parse(ChatRequest, body)
     refuse_unsupported(asked)
     tools = asked.tools if asked.tools and asked.tool_choice != "none" else None
-    prompt = backend.codec.encode(backend.codec.render(plain_messages(asked.messages), tools), special=False)
+    messages, codec = plain_messages(asked.messages), backend.codec
+    prompt = await prepared(len(body), lambda: codec.encode(codec.render(messages, tools), special=False))
     if not prompt:
         raise InvalidRequest(
             "The chat template makes an empty prompt of these messages.",

@@ -16,7 +16,7 @@ from graftwork.serving.wire import replies
 from graftwork.serving.wire.answer import Answer, Choice, Piece
 from graftwork.serving.wire.backend import Backend, Sampling, Work
 from graftwork.serving.wire.chat import room_for, seeds
-from graftwork.serving.wire.http import EventStream, body_of, json_response, unless_gone
+from graftwork.serving.wire.http import EventStream, body_of, json_response, prepared, unless_gone
 from graftwork.serving.wire.requests import (
     MAX_PROMPTS,
     CompletionRequest,
@@ -40,13 +40,14 @@ class _Prompt:
 async def completions(request: Request) -> Response:
     """Continue texts or token ids, whole or streamed."""
     backend: Backend = request.app.state.backend
-    asked = parse(CompletionRequest, await body_of(request))
+    body = await body_of(request)
+    asked = parse(CompletionRequest, body)
     refuse_unsupported(asked)
-    prompts = [_prompt(backend, asked, prompt) for prompt in asked.prompts]
-    if len(prompts) * (asked.n or 1) > MAX_PROMPTS:
+    if len(asked.prompts) * (asked.n or 1) > MAX_PROMPTS:
         raise InvalidRequest(
             f"More than {MAX_PROMPTS} answers in one request.", code="invalid_value", param="n"
         )
+    prompts = await prepared(len(body), lambda: [_prompt(backend, asked, prompt) for prompt in asked.prompts])
     answer = _answer(backend, asked, prompts)
     head = replies.Head(f"cmpl-{secrets.token_hex(12)}", int(time.time()), asked.model)
     if asked.stream:

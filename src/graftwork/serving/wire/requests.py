@@ -186,8 +186,8 @@ def _plain(index: int, message: Json) -> Json:
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise bad("has tool_calls that are no list of objects")
     content = message.get("content")
-    if content is None:
-        return {**message, "content": ""}
+    if content is None:  # left out beside tool calls, as in training: a template may tell that from no words
+        return message if calls else {**message, "content": ""}
     if isinstance(content, str):
         return message
     if not isinstance(content, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from graftwork.core.errors import InvalidRequest
 from graftwork.serving.client import EngineClient
 from graftwork.serving.wire.app import build_app
-from graftwork.serving.wire.http import MAX_BODY
+from graftwork.serving.wire.http import LARGE_BODY, MAX_BODY
 from graftwork.testing.fake_engine import FakeBackend, WordCodec
 
 CHAT = [{"role": "user", "content": "Weather in Köln?"}]
@@ -92,6 +93,25 @@ async def test_a_body_too_large_is_refused(client) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await client.chat("base", [{"role": "user", "content": "x" * MAX_BODY}])
     assert caught.value.code == "body_too_large"
+
+
+class _Placed(WordCodec):
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside_the_loop: list[bool] = []
+
+    def render(self, messages: list, tools: list | None) -> str:
+        self.beside_the_loop.append(threading.current_thread() is not threading.main_thread())
+        return super().render(messages, tools)
+
+
+async def test_only_large_bodies_are_rendered_beside_the_event_loop(backend) -> None:
+    backend.codec = codec = _Placed()
+    transport = httpx.ASGITransport(build_app(backend, "t"))
+    async with EngineClient("http://engine", "t", transport=transport) as client:
+        for words in ("few", "x" * LARGE_BODY):
+            await client.chat("base", [{"role": "user", "content": words}])
+    assert codec.beside_the_loop == [False, True]
 
 
 async def test_one_model_can_be_looked_up(client) -> None:

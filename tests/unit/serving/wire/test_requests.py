@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graftwork.core.errors import InvalidRequest
+from graftwork.data.messages import template_messages
 from graftwork.serving.wire.requests import (
     ChatRequest,
     CompletionRequest,
@@ -79,6 +80,14 @@ def test_content_parts_become_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = plain_messages([{"role": "user", "content": parts}, {"role": "assistant", "content": None}])
     assert [m["content"] for m in messages] == ["ab", ""]
+
+
+def test_tool_calls_without_words_are_shown_to_the_template_as_in_training() -> None:
+    function = {"name": "look", "arguments": "{}"}
+    call = {"id": "c", "type": "function", "function": function}
+    calls = {"role": "assistant", "content": None, "tool_calls": [call]}
+    trained = {"role": "assistant", "tool_calls": [call]}  # the canonical row has no content
+    assert template_messages(plain_messages([calls])) == template_messages([trained])
 
 
 @pytest.mark.parametrize(

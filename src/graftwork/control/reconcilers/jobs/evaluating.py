@@ -90,9 +90,7 @@ async def gating(ctx: Context, job: Job) -> Step:
 
     passed = gate.verdict is Verdict.PASS
     note = Note(
-        message=f"The gate's verdict is {gate.verdict}: {gate.reasons[0]}"
-        if gate.reasons
-        else str(gate.verdict),
+        message=f"The gate's verdict is {gate.verdict}. {' '.join(gate.reasons)}".strip(),
         level="info" if passed else "warn",
     )
     return Step(move=Phase.REGISTERING, notes=(note,), writes=(write,))

@@ -152,9 +152,11 @@ async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) ->
         rows=counted.rows,
         tokens=counted.tokens,
         labelled=counted.labelled,
-        longest=counted.longest,
+        # Held-out rows may be longer than any row trained on: they are measured whole all the same.
+        longest=max(counted.longest, looked_at.longest),
         valid_rows=looked_at.rows,
         valid_tokens=looked_at.tokens,
+        valid_longest=looked_at.longest,
     )
     return _Parts(train_part, valid_part, held_out, size)
 
