@@ -81,7 +81,7 @@ async def planning(ctx: Context, job: Job) -> Step:
 def _fitted(
     offers: list[Offer], entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
 ) -> tuple[Schedule, Offer | None, Plan]:
-    """As ``_estimated``; steps are split until they fit, if they can: the gradient stays the whole batch's."""
+    """As ``_estimated``; steps are split until they fit: the gradient stays the whole batch's."""
     offer, estimate = _estimated(offers, entry, schedule, lora, size)
     while not estimate.fits and schedule.accumulation < schedule.batch_size:
         parts = min(2 * schedule.accumulation, schedule.batch_size)
