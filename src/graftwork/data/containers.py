@@ -89,7 +89,7 @@ def read(data: bytes, container: Container, notes: Findings, max_line: int = MAX
     if container == "parquet":
         from graftwork.data.parquet import read_parquet
 
-        return [Record(number, row) for number, row in enumerate(read_parquet(data, notes), 1)]
+        return [Record(number, row) for number, row in enumerate(read_parquet(data, notes, max_line), 1)]
     if data.startswith(_BOM):
         notes.add("byte_order_mark", "The file begins with a byte order mark.", line=1)
         data = data.removeprefix(_BOM)

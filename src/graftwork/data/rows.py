@@ -110,12 +110,15 @@ def _loose(value: Any) -> Any:
 
 
 def question(row: Row) -> list[Message]:
-    """The messages before the last assistant message of a chat row: what a model is asked."""
+    """The messages before the answer of a chat row (see ``answer``): what a model is asked."""
     return list(row["messages"][: _last_answer(row)])
 
 
 def answer(row: Row) -> str:
-    """The words of the last assistant message of a chat row, or the completion; ``""`` for a tool call."""
+    """The words of the last assistant message that is learnt, or the completion; ``""`` for a tool call.
+
+    A message of weight 0 is nobody's aim: no model is asked for it.
+    """
     if "completion" in row:
         return str(row["completion"])
     return str(row["messages"][_last_answer(row)].get("content") or "")
@@ -124,10 +127,10 @@ def answer(row: Row) -> str:
 def _last_answer(row: Row) -> int:
     messages = row["messages"]
     for index in range(len(messages) - 1, -1, -1):
-        if messages[index]["role"] == "assistant":
+        if messages[index]["role"] == "assistant" and messages[index].get("weight") != 0:
             return index
     raise InvalidData(
-        "The row has no assistant message.",
+        "The row has no assistant message that is learnt.",
         fix="End the conversation with the assistant's answer.",
         code="no_assistant_message",
     )

@@ -81,9 +81,10 @@ async def evaluate(
 ) -> Scores:
     """Scores of a model on canonical rows (chat, prompt/completion or text).
 
-    The last assistant message (or the completion) is the right answer; a text row, a row without a prompt,
-    and a row cut at ``max_length`` have loss only. Answers are greedy, and may be twice as long as the right
-    one plus 32 tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling base is slow.
+    The last assistant message that is learnt (or the completion) is the right answer; a text row, a row
+    without a prompt, and a row cut at ``max_length`` have loss only. Answers are greedy, and may be twice as
+    long as the right one plus 32 tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling
+    base is slow.
 
     A row that cannot be measured keeps its error in the result. Changes nothing; may be repeated.
 

@@ -95,13 +95,19 @@ async def test_progress_between_losses_forgives_them(house: House):
     assert job.losses <= 1
 
 
-async def test_an_error_of_the_customers_ends_the_job_at_once(house: House):
-    house.script.error = RunError(code="loss_not_finite", message="Training has diverged.", kind="user")
+@pytest.mark.parametrize(
+    ("param", "told"),
+    [("learning_rate_multiplier", "learning_rate_multiplier"), (None, "training_file")],
+)
+async def test_an_error_of_the_customers_ends_the_job_at_once(house: House, param: str | None, told: str):
+    house.script.error = RunError(
+        code="loss_not_finite", message="Training has diverged.", kind="user", param=param
+    )
     job = await house.until((await house.create()).job.id)
     assert job.error == {
         "code": "loss_not_finite",
         "message": "Training has diverged.",
-        "param": "training_file",
+        "param": told,
     }
     assert len(house.cloud.machines) == 1
     bill = await house.services.billing.bill(house.project.id)

@@ -9,6 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from graftwork.data import Report, canonical, detect, read_canonical, validate
+from graftwork.data.containers import MAX_LINE
+from graftwork.data.findings import Findings
+from graftwork.data.parquet import read_parquet
 
 USER, ANSWER = {"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes."}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -269,3 +272,20 @@ def test_a_report_survives_json(renderer):
     assert again.to_json() == report.to_json()
     with pytest.raises(ValueError, match="no rows"):
         again.rows_canonical()
+
+
+def test_a_small_parquet_file_that_holds_a_huge_table_is_not_unpacked():
+    data = as_parquet([{"text": "x" * 50_000}] * 400)  # one value, stored once
+    assert len(data) < 60_000
+    notes = Findings("row")
+    rows = list(read_parquet(data, notes, MAX_LINE, max_unpacked=1 << 20))
+    assert [(finding.code, finding.severity) for finding in notes.finish()] == [("file_too_large", "error")]
+    assert len(rows) == (1 << 20) // 50_004
+
+
+def test_a_parquet_row_may_be_no_longer_than_a_line():
+    report = validate(
+        as_parquet([{"text": "a"}, {"text": "x" * (MAX_LINE + 1)}, {"text": "b"}]), purpose="any"
+    )
+    assert [(finding.code, finding.line) for finding in report.findings] == [("line_too_long", 2)]
+    assert report.rows_canonical() == [{"text": "a"}, {"text": "b"}]

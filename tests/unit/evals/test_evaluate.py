@@ -113,6 +113,16 @@ async def test_weights_are_not_sent_and_tools_are():
     assert options["tools"] == row["tools"]
 
 
+async def test_an_answer_that_is_not_learnt_is_not_asked_for():
+    row = chat("a", "b")
+    row["messages"] += [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 0}]
+    client = Client()
+    (result,) = (await measure(client, [row])).rows
+    [(*_, messages, _)] = [call for call in client.asked if call[0] == "chat"]
+    assert (result.prompt, result.reference) == ("a", "b")
+    assert messages == [{"role": "user", "content": "a"}]
+
+
 async def test_the_loss_is_weighted_by_tokens():
     client = Client()
     client.score = lambda model, tokens: _later([None] + [-float(token) for token in tokens[1:]])

@@ -156,7 +156,7 @@ async def _failure(ctx: Context, job: Job, result: Result) -> Step:
     if error is None:
         return await lost(ctx, job, "the trainer failed without saying why")
     if error.kind == "user":
-        return failed(ctx, job, error.code, error.message, param="training_file")
+        return failed(ctx, job, error.code, error.message, param=error.param or "training_file")
     return await lost(ctx, job, error.message)
 
 
