@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def main() -> int:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        env={**os.environ, "COLUMNS": str(WIDTH), "NO_COLOR": "1"},
     )
     with Path("/dev/null").open("w") as sink:
         console = Console(record=True, width=WIDTH, file=sink)

@@ -51,7 +51,7 @@ def demo(*, data: Path | None = None, questions: int = 5, keep: bool = False) ->
             right = _ask(server, job["fine_tuned_model"], questions)
             _heading("The bill")
             found = server.get("/api/bill")
-            table(bill_lines(found), BILL_COLUMNS)
+            table(bill_lines(found), BILL_COLUMNS, people=True)
             put(f"Total {dollars(found['total_micro'])}")
     finally:
         if data is None and not keep:

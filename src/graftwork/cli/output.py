@@ -41,16 +41,24 @@ def put_json(value: Any) -> None:
 
 
 def table(
-    rows: Iterable[Row], columns: Sequence[Column], *, as_json: bool = False, quiet: bool = False
+    rows: Iterable[Row],
+    columns: Sequence[Column],
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+    people: bool = False,
 ) -> None:
-    """Print rows in the shape the caller can use: table, TSV, JSON, or the first column alone."""
+    """Print rows in the shape the caller can use: table, TSV, JSON, or the first column alone.
+
+    ``people`` asks for the table in a pipe too, where no program is meant to read it.
+    """
     rows = list(rows)
     if as_json:
         put_json(rows)
     elif quiet:
         for row in rows:
             put(cell(row.get(columns[0].key)))
-    elif sys.stdout.isatty():
+    elif people or sys.stdout.isatty():
         _rich_table(rows, columns)
     else:
         for row in rows:

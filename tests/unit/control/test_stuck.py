@@ -148,8 +148,22 @@ async def test_a_job_that_fits_on_no_machine_fails_before_anything_is_bought(hou
     assert job.error is not None
     assert job.error["code"] == "does_not_fit"
     assert "the largest machine on offer has 0.2 GiB" in job.error["message"]
-    assert "batch_size" in job.error["message"]
+    assert "max_length" in job.error["message"]
     assert not house.cloud.machines
+
+
+async def test_steps_are_split_until_they_fit(house: House):
+    wide = {"hyperparameters": {"batch_size": 16}, "options": {"max_length": 512}}
+    whole = await house.until((await house.create(**wide)).job.id)
+    assert whole.plan is not None
+    needed = whole.plan["estimate"]["memory_bytes"]
+    house.cloud.catalogue["cpu"] = replace(house.cloud.catalogue["cpu"], memory=needed - 1)
+    job = await house.until((await house.create(**wide)).job.id)
+    assert job.phase is Phase.DONE, await house.log(job.id)
+    assert job.plan is not None
+    schedule = job.plan["spec"]["schedule"]
+    assert (schedule["batch_size"], schedule["accumulation"]) == (16, 2)
+    assert "fits" in schedule["explained"]["accumulation"]
 
 
 async def test_a_job_goes_to_the_cheapest_machine_that_it_fits_on(house: House):

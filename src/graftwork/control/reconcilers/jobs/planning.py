@@ -38,7 +38,10 @@ async def planning(ctx: Context, job: Job) -> Step:
     options = options_of(job)
     parts = await _parts(ctx, job, await ctx.bases.renderer(job.base), options.max_length or entry.context)
     asked = Hyperparameters.model_validate(job.asked["hyperparameters"])
-    schedule = choose(asked, options, entry, parts.size)
+    chosen = choose(asked, options, entry, parts.size)
+    schedule, offer, estimate = _fitted(await cheapest(ctx, Need()), entry, chosen, options.lora, parts.size)
+    if not estimate.fits:
+        return failed(ctx, job, "does_not_fit", _too_large(estimate, offer))
     spec = RunSpec(
         job_id=job.id,
         base=base_ref(entry),
@@ -49,9 +52,6 @@ async def planning(ctx: Context, job: Job) -> Step:
         seed=job.seed,
         code_version=ctx.code_version,
     )
-    offer, estimate = await _estimated(ctx, entry, schedule, options.lora, parts.size)
-    if not estimate.fits:
-        return failed(ctx, job, "does_not_fit", _too_large(estimate, offer))
     try:
         quoted = await _quote(ctx, entry, estimate.trained_tokens, options.max_cost)
     except BudgetExceeded as error:
@@ -78,11 +78,24 @@ async def planning(ctx: Context, job: Job) -> Step:
     )
 
 
-async def _estimated(
-    ctx: Context, entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
+def _fitted(
+    offers: list[Offer], entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
+) -> tuple[Schedule, Offer | None, Plan]:
+    """As ``_estimated``; steps are split until they fit: the gradient stays the whole batch's."""
+    offer, estimate = _estimated(offers, entry, schedule, lora, size)
+    while not estimate.fits and schedule.accumulation < schedule.batch_size:
+        parts = min(2 * schedule.accumulation, schedule.batch_size)
+        why = f"a step is computed in {parts} parts, so that it fits into the machine's memory"
+        explained = {**schedule.explained, "accumulation": why}
+        schedule = schedule.model_copy(update={"accumulation": parts, "explained": explained})
+        offer, estimate = _estimated(offers, entry, schedule, lora, size)
+    return schedule, offer, estimate
+
+
+def _estimated(
+    offers: list[Offer], entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
 ) -> tuple[Offer | None, Plan]:
     """The plan on the cheapest machine on offer that it fits on, else on the largest; on any if none is."""
-    offers = await cheapest(ctx, Need())
     if not offers:
         return None, plan(entry, schedule, lora, size)
     plans = [
@@ -112,7 +125,7 @@ def _too_large(estimate: Plan, offer: Offer | None) -> str:
     largest = max(estimate.memory, key=lambda part: estimate.memory[part])
     return (
         f"Training needs about {_gib(estimate.memory_bytes)} of memory (most of it for {largest}), and the "
-        f"largest {kind} on offer has {_gib(has)}. Lower batch_size, graftwork.max_length or "
+        f"largest {kind} on offer has {_gib(has)}. Lower graftwork.max_length or "
         "graftwork.lora.rank, choose a smaller base model, or offer a larger machine."
     )
 
