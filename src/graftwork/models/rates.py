@@ -9,7 +9,7 @@ _QWEN, _LLAMA = 0.0775, 0.781
 (2025)."""
 
 SEEDLING_RATE = 3e-3
-"""Tried on the example data (docs/training.md); the rule below is fitted on models a thousand times larger."""
+"""Tried on examples (docs/training.md); the rule below was fitted on models a thousand times larger."""
 
 
 def lora_rate(shape: Shape) -> tuple[float, str]:
