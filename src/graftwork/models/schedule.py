@@ -8,8 +8,8 @@ from math import ceil
 from graftwork.core.specs import Hyperparameters, Schedule, TrainingOptions
 from graftwork.models.entry import CatalogueEntry
 
-STEPS_WANTED = 400
-"""Optimizer steps a small adapter wants; more epochs than this needs only repeat the rows."""
+STEPS_WANTED = 300
+"""Optimizer steps a small adapter wants; more epochs than that only repeat the rows (docs/training.md)."""
 MAX_EPOCHS = 10
 BATCH_SHARE = 0.002
 """Rows per step as a share of all rows; LoRA tolerates large batches badly ("LoRA Without Regret", 2025)."""

@@ -27,8 +27,8 @@ def auto(rows, **options):
     [
         (10, 2, 10),
         (50, 8, 10),
-        (400, 8, 8),
-        (1000, 8, 3),
+        (400, 8, 6),
+        (1000, 8, 2),
         (5000, 10, 1),
         (10_000, 20, 1),
         (1_000_000, 256, 1),
@@ -76,7 +76,7 @@ def test_what_was_asked_is_done():
 
 def test_checkpoints_come_with_evaluations():
     schedule = auto(400)
-    assert schedule.eval_every == schedule.checkpoint_every == 40
+    assert schedule.eval_every == schedule.checkpoint_every == 30
 
 
 def test_length_is_the_least_of_row_context_and_wish():
@@ -112,7 +112,7 @@ def test_the_plan_counts_tokens_price_and_memory():
     given_size = size(400)
     plain = plan(ENTRY, schedule, LoraSpec(), given_size)
     assert plain.fits and plain.steps == schedule.total_steps
-    assert plain.trained_tokens == 400 * 60 * 8
+    assert plain.trained_tokens == 400 * 60 * 6
     assert plain.price == -(-plain.trained_tokens * ENTRY.prices.train // 10**6)
     assert plain.memory_bytes == sum(plain.memory.values())
     assert plain.memory["weights"] == ENTRY.parameters * 4
@@ -137,7 +137,7 @@ def test_accumulation_saves_activations_only():
 
 def test_a_measured_rate_beats_the_assumption():
     measured = plan(ENTRY, auto(400), LoraSpec(), size(400), rate=1000.0)
-    assert measured.seconds == pytest.approx(400 * 60 * 8 / 1000, abs=10)
+    assert measured.seconds == pytest.approx(400 * 60 * 6 / 1000, abs=10)
     assert "measured" in measured.why[2]
     slow, fast = (plan(ENTRY, auto(400), LoraSpec(), size(400), cores=cores).seconds for cores in (1, 8))
     assert slow > 3 * fast
