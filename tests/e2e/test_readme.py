@@ -1,4 +1,4 @@
-"""The README's script is what it says: the `openai` package alone does the whole life of a fine-tune."""
+"""The README's script is what it says: with nothing but `openai` it does the whole life of a fine-tune."""
 
 from __future__ import annotations
 
