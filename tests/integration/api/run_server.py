@@ -18,6 +18,10 @@ from graftwork.testing.fake_engine import FakeEngine
 BASE = "seedling"
 
 
+async def _known(name: str) -> None:
+    """Nothing is left to learn about a base model: its price is in the book."""
+
+
 async def main(url: str) -> None:
     """Serve until told to stop."""
     store = await Store.open(url)
@@ -30,7 +34,8 @@ async def main(url: str) -> None:
         endpoint = await tx.endpoints.ensure(BASE, "fake", 1.0)
         live = {"url": info.url, "token": info.token, "generation": info.generation}
         await tx.endpoints.update(endpoint.id, state="ready", **live)
-    platform = SimpleNamespace(store=store, clock=SystemClock(), pepper=b"pepper")
+    models = SimpleNamespace(offer=_known)
+    platform = SimpleNamespace(store=store, clock=SystemClock(), pepper=b"pepper", models=models)
     await serve(platform, "127.0.0.1", 0, on_ready=lambda where: print(where, flush=True))
     await engine.destroy()
     await store.close()

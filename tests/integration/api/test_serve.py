@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -84,7 +85,8 @@ async def test_a_taken_address_is_said_clearly(sqlite_url):
     store = await Store.open(sqlite_url)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        platform = type("P", (), {"store": store, "clock": None, "pepper": b"x"})()
+        models = SimpleNamespace(offer=None)
+        platform = SimpleNamespace(store=store, clock=None, pepper=b"x", models=models)
         with pytest.raises(InvalidRequest) as caught:
             await serve(platform, "127.0.0.1", port, on_ready=lambda url: None)
     await store.close()
