@@ -74,7 +74,9 @@ def _rich_table(rows: list[Row], columns: Sequence[Column]) -> None:
         view.add_column(column.heading, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
         view.add_row(*(cell(row.get(column.key)) for column in columns))
-    Console(no_color=bool(os.environ.get("NO_COLOR"))).print(view)
+    # Values are data: `ft:seedling:acme` holds no emoji and `[x]` no markup.
+    plain = Console(no_color=bool(os.environ.get("NO_COLOR")), markup=False, emoji=False, highlight=False)
+    plain.print(view)
 
 
 def cell(value: Any) -> str:

@@ -11,6 +11,13 @@ def test_a_pipe_gets_tabs_and_no_header(capsys):
     assert capsys.readouterr().out == "1\t-\nx y\tyes\n"
 
 
+def test_a_table_shows_values_as_they_are(capsys):
+    table([{"a": "ft:seedling:acme", "b": "[bold]x"}], [Column("a", "A"), Column("b", "B")], people=True)
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["A", "B"]
+    assert row.split() == ["ft:seedling:acme", "[bold]x"]
+
+
 def test_quiet_gives_the_first_column(capsys):
     table([{"a": 1, "b": 2}], [Column("a", "A"), Column("b", "B")], quiet=True)
     assert capsys.readouterr().out == "1\n"
