@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graftwork.core.errors import Conflict
+from graftwork.core.errors import Conflict, InvalidRequest
 from graftwork.core.ids import new_id, slug
 from graftwork.store import Tx
 
@@ -24,9 +24,18 @@ def locked(data: Path) -> Generator[None]:
 
     Raises:
         Conflict: another server has it (``data_dir_in_use``).
+        InvalidRequest: it cannot be made or written to (``data_dir_unusable``).
     """
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InvalidRequest(
+            f"The data folder {data} cannot be used: {error.strerror}.",
+            fix="Name a folder that this user can write to.",
+            code="data_dir_unusable",
+            param="data",
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

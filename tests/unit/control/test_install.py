@@ -10,7 +10,7 @@ import pytest
 from controlhouse import House
 
 from graftwork.control.install import Secrets, install_id, locked
-from graftwork.core.errors import Conflict
+from graftwork.core.errors import Conflict, InvalidRequest
 
 
 def test_two_servers_never_share_a_data_folder(tmp_path: Path):
@@ -21,6 +21,14 @@ def test_two_servers_never_share_a_data_folder(tmp_path: Path):
         assert str(os.getpid()) in refused.value.message
     with locked(tmp_path / "data"):
         pass
+
+
+def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InvalidRequest) as refused, locked(tmp_path / "file" / "data"):
+        pass
+    assert refused.value.code == "data_dir_unusable"
+    assert refused.value.fix
 
 
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path):

@@ -13,7 +13,7 @@ from graftwork.testing.simulated_provider import SimulatedProvider
 async def _launch(house: House, name: str) -> None:
     provider = SimulatedProvider(house.cloud)
     [offer] = await provider.offers(Need())
-    spec = LaunchSpec(command=["x", "y", "/tmp/z#1"], run_uri="/tmp/z", deadline=house.clock.now() + 9e9)
+    spec = LaunchSpec(command=["x", "y", "/x/z#1"], run_uri="/x/z", deadline=house.clock.now() + 9e9)
     await provider.launch(name, spec, offer)
 
 
