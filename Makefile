@@ -27,7 +27,7 @@ unit: $(VENV)/.dev ## unit, contract and integration tests, on SQLite and Postgr
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/contract tests/integration -q -n 2 --dist loadfile
 
 e2e: $(VENV)/.dev ## a real server, real training and the stock openai SDK
-	$(BIN)/pytest tests/e2e -q --durations=10
+	$(BIN)/pytest tests/e2e -q --timeout 900 --durations=10
 
 bench: $(VENV)/.dev ## measure against the peers and write bench/results
 	$(BIN)/python -m bench

@@ -96,7 +96,7 @@ def upload(client: OpenAI, path: Path) -> str:
     return client.files.wait_for_processing(made.id, poll_interval=0.2).id
 
 
-def finish(client: OpenAI, job_id: str, limit: float = 300.0):
+def finish(client: OpenAI, job_id: str, limit: float = 600.0):
     """The job once it has ended."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:

@@ -26,7 +26,7 @@ def graft(
         text=True,
         env=environment,
         input=stdin,
-        timeout=300,
+        timeout=800,
     )
 
 
@@ -149,7 +149,7 @@ def test_the_demo_runs_from_end_to_end(tmp_path: Path):
         capture_output=True,
         text=True,
         env={**environment, "NO_COLOR": "1", "TMPDIR": str(tmp_path)},
-        timeout=400,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for word in ("Gate default: PASS", "adapter", "base", "training_tokens", "Total"):

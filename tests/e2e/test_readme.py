@@ -25,7 +25,7 @@ def test_the_script_of_the_readme_runs_as_it_stands(up: Up, tmp_path: Path):
         env={**environment, "GRAFTWORK_URL": up.url, "GRAFTWORK_API_KEY": up.api_key or ""},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("succeeded ft:seedling:")
