@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,17 @@ class Up:
     url: str
     api_key: str | None
     data: Path
+    clients: list[OpenAI] = field(default_factory=list)
 
     def client(self, key: str | None = None) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key or self.api_key, max_retries=2)
+        """A stock client, closed when the server is stopped."""
+        made = OpenAI(base_url=f"{self.url}/v1", api_key=key or self.api_key, max_retries=2)
+        self.clients.append(made)
+        return made
 
     def stop(self, how: signal.Signals = signal.SIGTERM, wait: float = 60.0) -> int:
+        for client in self.clients:
+            client.close()
         self.process.send_signal(how)
         code = self.process.wait(timeout=wait)
         if self.process.stdout:
