@@ -11,6 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Auto = Literal["auto"]
+Method = Literal["sft", "dpo", "orpo", "kto", "cpt"]
+"""Supervised, three ways to learn from preferences, and continued pre-training (loss on every token)."""
+TrainerName = Literal["native", "trl", "unsloth", "axolotl", "llamafactory", "nemo", "neuron"]
+Quantization = Literal["none", "nf4"]
+"""How the frozen base is held: as it is, or in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
 
 
 class Spec(BaseModel):
@@ -54,6 +59,21 @@ class LoraSpec(Spec):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     rslora: bool = False
+    dora: bool = False
+    """Weight-decomposed LoRA (Liu et al. 2024, arXiv:2402.09353); trains alone, never in company."""
+    expert_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Rank on each routed expert of a mixture; None: ``rank`` divided by the active experts, at least 1."""
+
+
+class PreferenceOptions(Spec):
+    """What the preference methods may be told."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """DPO and KTO: how strongly the policy is held to the reference. ORPO: weight of the odds ratio."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """DPO: assumed share of swapped labels (conservative DPO)."""
+    desirable_weight: Annotated[float, Field(gt=0)] = 1.0
+    undesirable_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class TrainingOptions(Spec):
@@ -76,6 +96,15 @@ class TrainingOptions(Spec):
     """Cap in dollars for this job, e.g. ``"5"``: a job that would pass it is refused."""
     promote: bool = True
     """Move the adapter's default alias when the gate passes."""
+    method: Method | None = None
+    """For what OpenAI's ``method`` has no name for; None: what ``method`` of the job says."""
+    preference: PreferenceOptions = PreferenceOptions()
+    trainer: TrainerName | Auto = "auto"
+    quantization: Quantization | Auto = "auto"
+    lora_plus: Annotated[float, Field(ge=1)] | None = None
+    """Learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354); None: the same."""
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings (NEFTune, Jain et al. 2023, arXiv:2310.05914); None: off."""
 
 
 class Schedule(Spec):
@@ -98,8 +127,19 @@ class Schedule(Spec):
     checkpoint_every: int
     early_stopping: int | None
     total_steps: int
+    lora_plus: float | None = None
+    neftune_alpha: float | None = None
     explained: dict[str, str] = {}
     """Field name to one sentence: why this value."""
+
+
+class StartRef(Spec):
+    """Adapter weights a run begins with instead of fresh ones, lying in its own folder."""
+
+    model: str
+    """The version or checkpoint they came from."""
+    files: dict[str, str]
+    """Relative path under ``start/`` of the run folder to sha256."""
 
 
 class RunSpec(Spec):
@@ -108,7 +148,11 @@ class RunSpec(Spec):
     format: Literal[1] = 1
     job_id: str
     base: BaseRef
-    method: Literal["sft"] = "sft"
+    method: Method = "sft"
+    preference: PreferenceOptions | None = None
+    trainer: TrainerName = "native"
+    quantization: Quantization = "none"
+    start: StartRef | None = None
     train: DataRef
     valid: DataRef | None
     lora: LoraSpec
