@@ -111,6 +111,8 @@ class Metrics(Document):
     valid_accuracy: float | None = None
     full_valid_loss: float | None = None
     """The same over the whole validation set; equal to ``valid_loss`` where all of it was used."""
+    extra: dict[str, float] = {}
+    """What a method measures besides, under TRL's names: ``rewards/margins`` and so on."""
 
 
 class Message(Document):
