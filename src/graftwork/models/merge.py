@@ -77,7 +77,8 @@ class _Change:
     def apply(self, rows: Floats, start: int) -> Floats:
         """The new values of rows [start, start + n), from their old ones [n, in]."""
         span = slice(start, start + len(rows))
-        new: Floats = rows + np.float32(self.part.scale) * (self.up[span] @ self.down)
+        scaled = (self.up[span] @ self.down) * np.float32(self.part.scale)
+        new: Floats = np.add(rows, scaled, dtype=np.float32)
         if self.magnitude is not None:
             new *= (self.magnitude[span] / np.linalg.norm(new, axis=1))[:, None].astype(np.float32)
         return new
