@@ -18,9 +18,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from graftwork.core.errors import GraftworkError, PlatformError
-from graftwork.core.specs import BaseRef
+from graftwork.core.specs import BaseRef, RunSpec
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
+from graftwork.training.backends import Backend, backend_of
 from graftwork.training.base import open_base
 from graftwork.training.engine import Engine, Sums
 from graftwork.training.failures import record
@@ -29,6 +30,7 @@ from graftwork.training.reporting import Reporter
 from graftwork.training.session import Session
 
 LoadBase = Callable[[BaseRef], tuple[Engine, Renderer]]
+FindBackend = Callable[[RunSpec], Backend | None]
 
 
 def main(uris: Sequence[str]) -> int:
@@ -54,14 +56,22 @@ class Trainer:
         load: opens a base model; called once, for the first run.
         stop: raised when the machine is about to go.
         clocks: what time it is.
+        backend: the trainer that a run asks for, None for this one.
     """
 
-    def __init__(self, load: LoadBase, stop: StopSignal, clocks: Time | None = None) -> None:
+    def __init__(
+        self,
+        load: LoadBase,
+        stop: StopSignal,
+        clocks: Time | None = None,
+        backend: FindBackend = backend_of,
+    ) -> None:
         self.sessions: list[Session] = []
         self.platform_failed = False
         self._load = load
         self._stop = stop
         self._clocks = clocks or Time()
+        self._backend = backend
         self._base: tuple[BaseRef, Engine, Renderer] | None = None
 
     def join(self, uri: str) -> None:
@@ -100,6 +110,10 @@ class Trainer:
 
     def _begin(self, attempt: Attempt) -> None:
         Reporter(attempt, attempt.spec.schedule.total_steps).phase("loading")
+        backend = self._backend(attempt.spec)
+        if backend is not None:
+            backend.run(attempt)
+            return
         if self._base is None:
             self._base = (attempt.spec.base, *self._load(attempt.spec.base))
         base, engine, renderer = self._base
