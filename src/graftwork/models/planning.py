@@ -108,6 +108,7 @@ def plan(
     trainer: TrainerName = "native",
     quantization: Quantization = "none",
     neighbours: Sequence[Load] = (),
+    recompute: bool | None = None,
 ) -> Plan:
     """Estimate a run.
 
@@ -123,14 +124,15 @@ def plan(
         target: the machine; instead of those four.
         method, trainer, quantization: how it is trained.
         neighbours: runs that share the machine and the base.
+        recompute: whether activations are recomputed; None: where that makes it fit.
     """
     where = target or Target(memory=memory, device=device, cores=cores, rate=rate)
     load = load_of(schedule, lora, size, method=method, trainer=trainer)
     loads = [load, *neighbours]
-    parts, recompute = _memory(entry.shape, loads, where, quantization)
+    parts, again = _memory(entry.shape, loads, where, quantization, recompute)
     total = sum(parts.values())
     tokens = size.tokens * schedule.n_epochs
-    seconds, how = _seconds(entry.shape, schedule, load, size, where, quantization, recompute)
+    seconds, how = _seconds(entry.shape, schedule, load, size, where, quantization, again)
     price = tokens_cost(tokens, entry.prices.train)
     fits = where.memory is None or total <= where.memory
     cost = None if where.price_per_hour is None else seconds_cost(seconds, where.price_per_hour)
@@ -141,15 +143,13 @@ def plan(
         f"Time: {how}.",
         f"Price: {tokens} trained tokens at {dollars(entry.prices.train)} a million: {dollars(price)}.",
     ]
-    if recompute and fits:
+    if again and fits:
         why.append("Activations are recomputed in the backward pass: held, they would not fit.")
     if cost is not None and where.price_per_hour:
         hourly = dollars(where.price_per_hour)
         why.append(f"Machine: {where.name or 'as given'} at {hourly} an hour: {dollars(cost)}.")
     if neighbours:
-        company = together(
-            entry.shape, loads, _hardware(where), quantization=quantization, recompute=recompute
-        )
+        company = together(entry.shape, loads, _hardware(where), quantization=quantization, recompute=again)
         why.append(f"Company: {company.why}.")
     if not fits:
         why.append(_advice(entry, loads, where, quantization))
@@ -163,7 +163,7 @@ def plan(
         price=price,
         why=tuple(why),
         machine_cost=cost,
-        recompute=recompute,
+        recompute=again,
         machine=where.name,
         method=method,
         trainer=trainer,
@@ -194,8 +194,9 @@ def fit(
 ) -> Fitted:
     """The plan on the first of ``targets`` (cheapest first) that it fits on; on the largest if on none.
 
-    Where it fits on none, steps are split into more parts (the gradient stays the whole batch's), and where
-    that is not enough and the choice is ours, the base is held in 4 bits on a GPU.
+    Where a step is too large it is split into more parts (the gradient stays the whole batch's), or its
+    activations are recomputed, whichever is quicker by the model of time; where neither is enough and the
+    choice is ours, the base is held in 4 bits on a GPU.
     """
     asked: tuple[Quantization, ...] = ("none", "nf4") if quantization == "auto" else (quantization,)
     first: Fitted | None = None
@@ -226,9 +227,10 @@ def _split(
     trainer: TrainerName,
     quantization: Quantization,
 ) -> Fitted:
-    """The schedule in as few parts a step as fit."""
+    """On the first target that it fits on in any way, the quickest way: whole, in parts, or recomputed."""
 
-    def on(target: Target | None, in_parts: Schedule) -> Fitted:
+    def on(target: Target | None, way: tuple[int, bool]) -> Fitted:
+        in_parts = _in_parts(schedule, *way)
         found = plan(
             entry,
             in_parts,
@@ -238,25 +240,51 @@ def _split(
             method=method,
             trainer=trainer,
             quantization=quantization,
+            recompute=way[1],
         )
         return Fitted(in_parts, target, found)
 
+    ways = [(parts, again) for parts in _parts_of(schedule) for again in (False, True)]
+    for target in targets:
+        tried = [found for way in ways if (found := on(target, way)).plan.fits]
+        if tried:
+            return min(tried, key=lambda found: found.plan.seconds)
     largest = max(targets, key=lambda target: target.memory or 0, default=None)
-    while True:
-        tried = [on(target, schedule) for target in targets] or [on(None, schedule)]
-        fitting = next((one for one in tried if one.plan.fits), None)
-        if fitting is not None or schedule.accumulation >= schedule.batch_size:
-            return fitting or on(largest, schedule)
-        parts = min(2 * schedule.accumulation, schedule.batch_size)
-        why = f"a step is computed in {parts} parts, so that it fits in the machine's memory"
-        explained = {**schedule.explained, "accumulation": why}
-        schedule = schedule.model_copy(update={"accumulation": parts, "explained": explained})
+    return on(largest, ways[0] if largest is None else ways[-1])
+
+
+def _parts_of(schedule: Schedule) -> list[int]:
+    """As asked, then twice as many each time, up to one row at a time."""
+    parts = [schedule.accumulation]
+    while parts[-1] < schedule.batch_size:
+        parts.append(min(2 * parts[-1], schedule.batch_size))
+    return parts
+
+
+def _in_parts(schedule: Schedule, parts: int, recompute: bool) -> Schedule:
+    explained = dict(schedule.explained)
+    if parts != schedule.accumulation:
+        explained["accumulation"] = (
+            f"a step is computed in {parts} parts, so that it fits into the machine's memory"
+        )
+    if recompute:
+        explained["recompute"] = (
+            "activations are computed again in the backward pass, so that they fit into the machine's memory"
+        )
+    return schedule.model_copy(update={"accumulation": parts, "recompute": recompute, "explained": explained})
 
 
 def _memory(
-    shape: Shape, loads: Sequence[Load], where: Target, quantization: Quantization
+    shape: Shape,
+    loads: Sequence[Load],
+    where: Target,
+    quantization: Quantization,
+    recompute: bool | None,
 ) -> tuple[dict[str, int], bool]:
-    """The parts, and whether activations are recomputed: only where that makes the difference."""
+    """The parts, and whether activations are recomputed: unless asked, where that makes the difference."""
+    if recompute is not None:
+        parts = profile(shape, loads, device=where.device, quantization=quantization, recompute=recompute)
+        return parts, recompute
     held = profile(shape, loads, device=where.device, quantization=quantization)
     if where.memory is None or sum(held.values()) <= where.memory:
         return held, False
