@@ -122,9 +122,11 @@ def make_spec(
     lora: LoraSpec | None = None,
     seed: int = 1,
     base: BaseRef | None = None,
-    **schedule: object,
+    **changes: object,
 ) -> RunSpec:
-    """A specification over canonical bytes."""
+    """A specification over canonical bytes. ``changes`` are of the specification, or of its schedule."""
+    own = {name: value for name, value in changes.items() if name in RunSpec.model_fields}
+    schedule = {name: value for name, value in changes.items() if name not in own}
     return RunSpec(
         job_id="ftjob-test",
         base=base or BaseRef(name="tiny", repository="tiny", revision="0"),
@@ -134,6 +136,7 @@ def make_spec(
         schedule=make_schedule(**schedule),
         seed=seed,
         code_version="test",
+        **own,  # type: ignore[arg-type]
     )
 
 

@@ -9,22 +9,22 @@ from graftwork.core.errors import PlatformError, UserError
 from graftwork.core.specs import BaseRef
 from graftwork.data.rendering import Renderer
 from graftwork.models.cache import locate
-from graftwork.training.native import NativeEngine
+from graftwork.training.solo import SoloEngine
 
 CACHE = "GRAFTWORK_CACHE"
 """Environment variable: the folder that base models are downloaded to."""
 
 
-def open_base(base: BaseRef) -> tuple[NativeEngine, Renderer]:
+def open_base(base: BaseRef) -> tuple[SoloEngine, Renderer]:
     """Find (or download), check and load a base model.
 
     Raises:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
-            ``Renderer.load`` or ``NativeEngine.load`` raised. The customer cannot mend a worker.
+            ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
     cache = os.environ.get(CACHE)
     try:
         folder = locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
-        return NativeEngine.load(folder), Renderer.load(folder)
+        return SoloEngine.load(folder), Renderer.load(folder)
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error

@@ -7,8 +7,8 @@ what a session gets back never depends on which others were in the call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,19 +25,37 @@ class Sums:
     """What a pass over some rows added up to. Ratios are taken once, at the end, by tokens."""
 
     loss: float = 0.0
-    """Sum of negative log-likelihoods (nats) over the labelled tokens, summed in fp32."""
+    """Sum of negative log-likelihoods (nats) over the labelled tokens, in fp32; of an objective of another
+    kind, the sum of its losses over the examples."""
     tokens: int = 0
     """Labelled tokens."""
     correct: int = 0
     """Labelled tokens that were the model's first choice."""
+    examples: int = 0
+    """Examples: rows, or what an objective makes of them (two rows are one pair)."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Whatever else an objective measures, summed over the examples."""
+    by_example: bool = False
+    """The loss is one of examples, not of tokens."""
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(self.loss + other.loss, self.tokens + other.tokens, self.correct + other.correct)
+        return Sums(
+            self.loss + other.loss,
+            self.tokens + other.tokens,
+            self.correct + other.correct,
+            self.examples + other.examples,
+            {
+                name: self.extra.get(name, 0.0) + other.extra.get(name, 0.0)
+                for name in (*self.extra, *(name for name in other.extra if name not in self.extra))
+            },
+            self.by_example or other.by_example,
+        )
 
     @property
     def mean_loss(self) -> float:
-        """Token-weighted loss; NaN when nothing is labelled."""
-        return self.loss / self.tokens if self.tokens else float("nan")
+        """Loss per labelled token, or per example where it is one of examples; NaN of nothing."""
+        count = self.examples if self.by_example else self.tokens
+        return self.loss / count if count else float("nan")
 
     @property
     def accuracy(self) -> float:
@@ -82,6 +100,58 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Slopes:
+    """What an objective makes of the scores of some rows."""
+
+    loss: torch.Tensor
+    """fp32 scalar: sum of the losses of these rows' examples."""
+    per_row: torch.Tensor
+    """fp32 [rows]: derivative of the work's mean loss (over *all* its examples) to each row's score."""
+    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Scalars, summed over these rows' examples."""
+
+
+class Objective(Protocol):
+    """What a run's rows are to teach. A row's score is the summed log-probability of its labelled tokens.
+
+    An objective is a step's own: it may hold what it needs of all rows of the work (reference scores).
+    """
+
+    @property
+    def rows_per_example(self) -> int:
+        """Neighbouring rows that belong together; micro-batches hold whole examples."""
+        ...
+
+    def slopes(self, scores: torch.Tensor, rows: Rows, first: int) -> Slopes:
+        """Loss and derivatives of whole examples.
+
+        Args:
+            scores: fp32 [rows], detached, with the adapter on.
+            rows: a stretch of the work's rows.
+            first: index of ``rows[0]`` among all rows of the work, micro-batch after micro-batch.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Mean negative log-likelihood over all labelled tokens of the work.
+
+    The one objective that engines know: its slope is the same for every token, whatever the scores.
+    """
+
+    rows_per_example: int = 1
+
+    def slopes(self, scores: torch.Tensor, rows: Rows, first: int) -> Slopes:
+        """As any other objective; ``rows`` must be all rows of the work."""
+        tokens = sum(row.labelled for row in rows)
+        return Slopes(-scores.sum(), torch.full_like(scores, -1.0 / tokens))
+
+
+ANSWERS = Answers()
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """One session's share of a step."""
 
@@ -90,6 +160,14 @@ class Work:
     """Micro-batches; the gradient is that of their union."""
     seed: int
     """Of the step's dropout: it depends on the run and the step alone, so a resumed step repeats it."""
+    objective: Objective = ANSWERS
+    noise: float | None = None
+    """NEFTune's alpha: uniform noise on the embeddings (Jain et al. 2023, arXiv:2310.05914)."""
+
+    @property
+    def labelled(self) -> int:
+        """Labelled tokens of all rows."""
+        return sum(row.labelled for rows in self.batches for row in rows)
 
 
 class Engine(Protocol):
@@ -111,7 +189,8 @@ class Engine(Protocol):
         ...
 
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
-        """For each work, set ``adapter.grad`` to the gradient of its mean loss over all its labelled tokens.
+        """For each work, set ``adapter.grad`` to the gradient of its mean loss over all its labelled tokens
+        (or examples, as its objective has it).
 
         Returns for each work its sums (weights as they were, dropout on), or the error that is its alone:
         one run's trouble is not the others'. An error that is everybody's is raised.
@@ -120,6 +199,10 @@ class Engine(Protocol):
 
     def evaluate(self, adapter: Adapter | None, rows: Rows) -> Sums:
         """Sums over one batch without dropout; None is the base model alone."""
+        ...
+
+    def scores(self, adapter: Adapter | None, rows: Rows) -> list[float]:
+        """For each row the summed log-probability (nats) of its labelled tokens, without dropout."""
         ...
 
     def logprobs(self, adapter: Adapter | None, tokens: Sequence[int], start: int) -> list[float]:

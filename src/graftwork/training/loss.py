@@ -75,3 +75,42 @@ def _chunk(
     logits = head(hidden).float()
     correct = (logits.detach().argmax(-1) == targets).sum()
     return functional.cross_entropy(logits, targets, reduction="sum"), correct
+
+
+def token_scores(
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    vocabulary: int,
+    held: int = CHUNK_ELEMENTS,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities fp32 [n] of ``targets`` [n], and which were the first choice, bool [n].
+
+    Differentiable; chunked as ``cross_entropy`` is.
+    """
+    size = max(1, held // vocabulary)
+    parts = [
+        checkpoint(_chunk_scores, piece, head, wanted, use_reentrant=False)
+        for piece, wanted in zip(hidden.split(size), targets.split(size), strict=True)
+    ]
+    return torch.cat([scores for scores, _ in parts]), torch.cat([hits for _, hits in parts])
+
+
+def _chunk_scores(
+    hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor], targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = head(hidden).float()
+    hits = logits.detach().argmax(-1) == targets
+    return -functional.cross_entropy(logits, targets, reduction="none"), hits
+
+
+def embedding_noise(rows: Sequence[Encoded], width: int, alpha: float, seed: int) -> torch.Tensor:
+    """NEFTune's noise, fp32 [tokens of all rows, width], row after row: uniform within alpha / sqrt(L width).
+
+    ``L`` is the row's own length. Drawn on the CPU, so that it is the same on every device.
+    """
+    lengths = torch.tensor([len(row.tokens) for row in rows])
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.empty(int(lengths.sum()), width).uniform_(-1, 1, generator=generator)
+    reach = (alpha / (lengths * width).sqrt()).repeat_interleave(lengths)
+    return noise * reach[:, None]

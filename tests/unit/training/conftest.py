@@ -20,6 +20,6 @@ def renderer(base):
 def engine(base):
     import torch
 
-    from graftwork.training.native import NativeEngine
+    from graftwork.training.solo import SoloEngine
 
-    return NativeEngine.load(base, torch.device("cpu"))
+    return SoloEngine.load(base, torch.device("cpu"))

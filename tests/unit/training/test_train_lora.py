@@ -16,7 +16,7 @@ from graftwork.runs.reader import RunReader, sha256_of
 from graftwork.runs.transport import LocalTransport
 from graftwork.training.attempt import StopSignal
 from graftwork.training.engine import Work
-from graftwork.training.native import NativeEngine
+from graftwork.training.solo import SoloEngine
 from graftwork.training.train_lora import Trainer
 
 TIMES = {"at", "tokens_per_s", "memory_mb"}
@@ -28,7 +28,7 @@ class Rig:
     def __init__(self, base, renderer, engine=None):
         self.time = FakeTime(tick=0.001)
         self.stop = StopSignal()
-        self.engine = engine or NativeEngine.load(base, torch.device("cpu"))
+        self.engine = engine or SoloEngine.load(base, torch.device("cpu"))
         self.loads = 0
 
         def load(_):
@@ -344,7 +344,7 @@ def test_runs_in_company_equal_runs_alone(rig, tmp_path):
         assert same(adapter(one), adapter(two))
 
 
-class Poisoned(NativeEngine):
+class Poisoned(SoloEngine):
     """The n-th step of the adapter named ``victim`` gives a NaN, as a too high rate would."""
 
     victim, left = "graft0", 3

@@ -1,4 +1,6 @@
-"""The native engine: a transformers model with PEFT LoRA layers, one adapter at a time.
+"""The solo engine: a transformers model with PEFT LoRA layers, one adapter at a time.
+
+For what cannot share a step (DoRA, families the packed engine cannot take), and the oracle of its tests.
 
 CUDA and bf16 where there is a GPU, else the CPU and fp32; adapters, losses and optimizers are fp32 always.
 """
@@ -6,13 +8,16 @@ CUDA and bf16 where there is a GPU, else the CPU and fp32; adapters, losses and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,16 +25,17 @@ from transformers.utils import logging
 
 from graftwork.core.errors import TrainingError
 from graftwork.core.specs import LoraSpec
-from graftwork.training.engine import Adapter, Rows, Sums, Work
+from graftwork.training.engine import ANSWERS, Adapter, Objective, Rows, Sums, Work
 from graftwork.training.lora import eject, flatten, inject, linear_modules, resolve_targets
-from graftwork.training.loss import cross_entropy, labelled, padded
+from graftwork.training.loss import cross_entropy, embedding_noise, labelled, padded, token_scores
 from graftwork.training.machine import describe, pick_device
 
+T = TypeVar("T")
 _UNKNOWN = ""
 """In place of the active adapter's name: whatever PEFT made of it."""
 
 
-class NativeEngine:
+class SoloEngine:
     """See ``Engine``. Adapters take turns: their layers live side by side, one set is active.
 
     Args:
@@ -50,7 +56,7 @@ class NativeEngine:
         self._recompute = False
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | None = None) -> NativeEngine:
+    def load(cls, folder: Path, device: torch.device | None = None) -> SoloEngine:
         """The base model in ``folder``; bf16 on a GPU, fp32 on the CPU.
 
         Raises:
@@ -100,7 +106,13 @@ class NativeEngine:
         """See ``Engine.evaluate``."""
         self._activate(adapter)
         with torch.no_grad():
-            return self._guarded(lambda: _read(*self._loss(rows)))
+            return self._guarded(lambda: _read(*self._loss(rows), len(rows)))
+
+    def scores(self, adapter: Adapter | None, rows: Rows) -> list[float]:
+        """See ``Engine.scores``."""
+        self._activate(adapter)
+        with torch.no_grad():
+            return self._guarded(lambda: self._scores(rows)[0].tolist())
 
     def logprobs(self, adapter: Adapter | None, tokens: Sequence[int], start: int) -> list[float]:
         """See ``Engine.logprobs``."""
@@ -118,19 +130,73 @@ class NativeEngine:
     def _step(self, work: Work) -> Sums:
         self._activate(work.adapter)
         work.adapter.grad.zero_()
-        total = sum(sum(row.labels[1:]) for rows in work.batches for row in rows)
+        total = work.labelled
         torch.manual_seed(work.seed)  # only dropout draws from it
         self._set_dropout(work.adapter.name, on=True)
         try:
             sums = Sums()
-            for rows in work.batches:
-                loss, correct, tokens = self._loss(rows)
-                if tokens:
-                    (loss / total).backward()
-                sums += _read(loss, correct, tokens)
+            first = 0
+            for number, rows in enumerate(work.batches):
+                with self._noise(work, number):
+                    if work.objective is ANSWERS:
+                        sums += self._answers(rows, total)
+                    else:
+                        sums += self._example_step(work.objective, rows, first)
+                first += len(rows)
             return sums
         finally:
             self._set_dropout(work.adapter.name, on=False)
+
+    def _answers(self, rows: Rows, total: int) -> Sums:
+        loss, correct, tokens = self._loss(rows)
+        if tokens:
+            (loss / total).backward()
+        return _read(loss, correct, tokens, len(rows))
+
+    def _example_step(self, objective: Objective, rows: Rows, first: int) -> Sums:
+        """Scores with their graph kept, the objective's slopes, and those back through the graph."""
+        scores, correct = self._scores(rows)
+        slopes = objective.slopes(scores.detach(), rows, first)
+        scores.backward(slopes.per_row)
+        names, numbers = list(slopes.metrics), [slopes.loss, correct, *slopes.metrics.values()]
+        loss, hits, *extra = torch.stack([number.detach().double() for number in numbers]).tolist()
+        return Sums(
+            loss,
+            sum(row.labelled for row in rows),
+            int(hits),
+            len(rows) // objective.rows_per_example,
+            dict(zip(names, extra, strict=True)),
+            by_example=True,
+        )
+
+    def _scores(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each row's score, fp32 [rows], and the number of correct first choices."""
+        where, targets = labelled(rows, self.device)
+        hidden = self._hidden(padded(rows, self.device))
+        chosen = hidden.flatten(0, 1).index_select(0, where)
+        values, hits = token_scores(chosen, self.head, targets, self.vocabulary)
+        row = torch.tensor([n for n, row in enumerate(rows) for _ in range(row.labelled)], device=self.device)
+        return values.new_zeros(len(rows)).index_add(0, row, values), hits.sum()
+
+    @contextmanager
+    def _noise(self, work: Work, number: int) -> Iterator[None]:
+        """NEFTune's noise on the embeddings of micro-batch ``number``."""
+        if work.noise is None:
+            yield
+            return
+        rows = work.batches[number]
+        table = self.model.get_input_embeddings()
+        lengths = [len(row.tokens) for row in rows]
+
+        def disturb(_: nn.Module, __: object, hidden: torch.Tensor) -> torch.Tensor:
+            noise = embedding_noise(rows, hidden.shape[-1], work.noise or 0.0, work.seed + number)
+            return hidden + pad_sequence(list(noise.split(lengths)), batch_first=True).to(hidden)
+
+        hook = table.register_forward_hook(disturb)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _loss(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, int]:
         where, targets = labelled(rows, self.device)
@@ -161,7 +227,7 @@ class NativeEngine:
         for layer in self._layers[name]:
             layer.lora_dropout[name].train(on)
 
-    def _guarded(self, act: Callable[[], Sums]) -> Sums:
+    def _guarded(self, act: Callable[[], T]) -> T:
         try:
             return act()
         except torch.OutOfMemoryError as error:
@@ -205,7 +271,7 @@ def _shortcut(model: PreTrainedModel, decoder: nn.Module) -> nn.Linear:
     )
 
 
-def _read(loss: torch.Tensor, correct: torch.Tensor, tokens: int) -> Sums:
+def _read(loss: torch.Tensor, correct: torch.Tensor, tokens: int, rows: int) -> Sums:
     """One transfer from the device for both numbers."""
     values = torch.stack((loss.detach().double(), correct.double())).tolist()
-    return Sums(values[0], tokens, int(values[1]))
+    return Sums(values[0], tokens, int(values[1]), rows)

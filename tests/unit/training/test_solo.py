@@ -1,4 +1,4 @@
-"""The native engine: PEFT's gradients, whatever the micro-batches and the company."""
+"""The solo engine: PEFT's gradients, whatever the micro-batches and the company."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from graftwork.core.errors import InvalidRequest, TrainingError
 from graftwork.core.specs import LoraSpec
-from graftwork.training.engine import Sums, Work
-from graftwork.training.native import NativeEngine, recompute_activations
+from graftwork.training.engine import Slopes, Sums, Work
+from graftwork.training.solo import SoloEngine, recompute_activations
 
 LORA = LoraSpec(rank=4, alpha=8)
 
@@ -25,8 +25,8 @@ def stir(adapter, seed=0):
     adapter.weights.copy_(torch.randn(adapter.weights.shape, generator=generator) * 0.1)
 
 
-def step(engine, adapter, batches, seed=5):
-    (outcome,) = engine.forward_backward([Work(adapter, batches, seed)])
+def step(engine, adapter, batches, seed=5, **more):
+    (outcome,) = engine.forward_backward([Work(adapter, batches, seed, **more)])
     assert isinstance(outcome, Sums)
     return outcome, adapter.grad.clone()
 
@@ -72,7 +72,7 @@ def test_adapters_in_company_get_exactly_what_they_get_alone(base, engine, rows)
     ]
     alone = []
     for number, lora in enumerate(specs):
-        single = NativeEngine.load(base, torch.device("cpu"))
+        single = SoloEngine.load(base, torch.device("cpu"))
         adapter = single.add(lora, seed=number)
         stir(adapter, number)
         alone.append(step(single, adapter, [rows[number:]], seed=number))
@@ -171,7 +171,7 @@ def test_recomputed_activations_give_the_same_gradient(engine, rows):
     assert torch.allclose(gradient, recomputed, atol=1e-7)
 
 
-class Crowded(NativeEngine):
+class Crowded(SoloEngine):
     """An engine whose device is full a given number of times."""
 
     full = 0
@@ -213,11 +213,54 @@ def test_a_family_that_caps_its_logits_is_refused():
         attn_implementation="eager",
     )
     with pytest.raises(TrainingError) as caught:
-        NativeEngine(Gemma2ForCausalLM(config).eval())
+        SoloEngine(Gemma2ForCausalLM(config).eval())
     assert caught.value.code == "unsupported_model"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(TrainingError) as caught:
-        NativeEngine.load(tmp_path, torch.device("cpu"))
+        SoloEngine.load(tmp_path, torch.device("cpu"))
     assert caught.value.code == "base_unusable"
+
+
+class Squares:
+    """Half the mean square of the scores: an objective whose slopes depend on them."""
+
+    rows_per_example = 1
+
+    def __init__(self, examples):
+        self.examples, self.seen = examples, []
+
+    def slopes(self, scores, rows, first):
+        self.seen.append((first, len(rows)))
+        return Slopes((scores**2 / 2).sum(), scores / self.examples, {"score": scores.sum()})
+
+
+def test_any_objective_gets_scores_and_gives_slopes(engine, rows):
+    adapter = engine.add(LORA, seed=1)
+    stir(adapter)
+    sums, gradient = step(engine, adapter, [rows[:2], rows[2:]], objective=(squares := Squares(6)))
+    assert squares.seen == [(0, 2), (2, 4)]
+    scores = engine.scores(adapter, rows)
+    assert sums.extra["score"] == pytest.approx(sum(scores), rel=1e-5)
+    assert sums.mean_loss == pytest.approx(sum(s * s / 2 for s in scores) / 6, rel=1e-5)
+    assert (sums.examples, sums.tokens) == (6, sum(row.labelled for row in rows))
+    wanted = torch.zeros_like(gradient)
+    for row, score in zip(rows, scores, strict=True):  # d(s^2/2) = s ds, and ds = -labelled * d(mean loss)
+        wanted -= score / 6 * row.labelled * step(engine, adapter, [[row]])[1]
+    assert torch.allclose(gradient, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_scores_are_the_negative_loss(engine, rows):
+    given = engine.scores(None, rows)
+    assert -sum(given) == pytest.approx(engine.evaluate(None, rows).loss, rel=1e-5)
+    assert given[3] == pytest.approx(engine.scores(None, rows[3:4])[0], rel=1e-5)
+
+
+def test_noise_on_the_embeddings_follows_the_seed(engine, rows):
+    adapter = engine.add(LORA, seed=1)
+    quiet = step(engine, adapter, [rows])[0].loss
+    noisy = [step(engine, adapter, [rows], seed, noise=5.0)[0].loss for seed in (1, 1, 2)]
+    assert noisy[0] == noisy[1] != noisy[2]
+    assert quiet not in noisy
+    assert step(engine, adapter, [rows])[0].loss == quiet
