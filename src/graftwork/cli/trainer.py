@@ -9,13 +9,15 @@ import sys
 from graftwork.core.errors import InvalidRequest
 
 
-def trainer(*, run: list[str]) -> None:
+def trainer(*, run: list[str], processes: int = 1) -> None:
     """Train the runs in these folders, which share one base model, and exit.
 
     Parameters
     ----------
     run:
         Path or URI of a run folder; give it once for each run.
+    processes:
+        How many processes of this node share the run; one for each GPU.
     """
     if importlib.util.find_spec("torch") is None:
         raise InvalidRequest(
@@ -24,5 +26,5 @@ def trainer(*, run: list[str]) -> None:
             code="no_torch",
         )
     # Become the trainer instead of importing it: no module of the command line may reach torch.
-    arguments = [part for uri in run for part in ("--run", uri)]
+    arguments = [part for uri in run for part in ("--run", uri)] + ["--processes", str(processes)]
     os.execv(sys.executable, [sys.executable, "-m", "graftwork.training", *arguments])  # noqa: S606

@@ -6,14 +6,21 @@ import os
 from collections.abc import Sequence
 
 
-def main(uris: Sequence[str]) -> int:
+def main(uris: Sequence[str], processes: int = 1) -> int:
     """Train the runs at ``uris`` (all of one base model) until each has ended; returns the exit code.
 
-    Torch is imported by the call, not by importing this package.
+    With several processes or nodes this one starts those of its node and waits for them, unless a launcher
+    (torchrun) has started them already. Torch is imported by the call, not by importing this package.
     """
+    from graftwork.training.distributed.launch import launch
+    from graftwork.training.distributed.world import ranks_of
+
+    world = ranks_of(os.environ)
+    if world.rank is None and (processes != 1 or world.nodes > 1):
+        return launch(uris, processes, world, os.environ)
     # OpenMP's threads spin while they wait. On cores shared with a server that made training ten times slower
     # (495 s against 51 s). It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from graftwork.training.train_lora import main as train
 
-    return train(uris)
+    return train(uris, world)
