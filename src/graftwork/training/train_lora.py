@@ -170,6 +170,13 @@ class Trainer:
                 fix="Start a trainer of its own for each base model.",
                 code="wrong_base",
             )
+        others = [session.spec for session in self.sessions]
+        if others and any(spec.lora.dora for spec in (attempt.spec, *others)):
+            raise PlatformError(
+                "A run with DoRA trains alone, and this trainer has other runs.",
+                fix="Start a trainer of its own for it.",
+                code="needs_own_trainer",
+            )
         session = Session(attempt, engine, renderer)
         self.sessions.append(session)
         session.start()
