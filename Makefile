@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit e2e bench clean
+LANES := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/lanes/*/test_*.py)))))
+.PHONY: help demo test check unit e2e lanes bench clean $(LANES:%=lane-%)
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -13,7 +14,7 @@ help: ## what there is
 demo: $(VENV)/.run ## install, then the whole life of an adapter on a small example
 	$(BIN)/graft demo
 
-test: $(VENV)/.dev check unit e2e ## install, then every check and every test
+test: $(VENV)/.dev check unit e2e lanes ## install, then every check and every test
 
 check: $(VENV)/.dev ## formatting, lint, types, the arrows of the map, the style budgets
 	$(BIN)/ruff format --check .
@@ -28,6 +29,25 @@ unit: $(VENV)/.dev ## unit, contract and integration tests, on SQLite and Postgr
 
 e2e: $(VENV)/.dev ## a real server, real training and the stock openai SDK
 	$(BIN)/pytest tests/e2e -q --timeout 900 --durations=10
+
+lanes: $(LANES:%=lane-%) ## tests against other people's programs; `make lane-NAME` runs those of tests/lanes/NAME
+	@echo "lanes run: $(LANES)"
+
+# A lane's packages do not belong in .venv: they have an environment of their own, built once and told to the
+# tests by $GRAFTWORK_LANE_<NAME>, the path of its Python.
+lane = $(subst -,_,$(shell echo $(1) | tr a-z A-Z))
+$(LANES:%=lane-%): lane-%: .lanes/%/.ready $(VENV)/.dev
+	GRAFTWORK_LANE_$(call lane,$*)=$(CURDIR)/.lanes/$*/bin/python \
+	  $(BIN)/pytest tests/lanes/$* -q --timeout 600 --durations=5
+
+# A lane that needs torch names its build in lane-NAME.torch.txt, which is installed first and alone.
+.lanes/%/.ready: requirements/lane-%.txt
+	rm -rf .lanes/$*
+	$(PYTHON) -m venv .lanes/$*
+	if [ -f requirements/lane-$*.torch.txt ]; then \
+	  .lanes/$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/lane-$*.torch.txt; fi
+	.lanes/$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/lane-$*.txt
+	@touch $@
 
 bench: $(VENV)/.dev ## measure against the peers and write bench/results
 	$(BIN)/python -m bench
@@ -49,4 +69,4 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@touch $@
 
 clean: ## remove what was installed and built here
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .lanes build dist .pytest_cache .ruff_cache

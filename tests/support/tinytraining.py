@@ -29,7 +29,7 @@ def make_base(folder: Path) -> Path:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     folder.mkdir(parents=True)
-    vocabulary = _tokenizer(folder)
+    vocabulary = write_tokenizer(folder)
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -50,7 +50,8 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def _tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path) -> int:
+    """Write a small BPE tokenizer and the ChatML template into ``folder``; returns the number of tokens."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -121,9 +122,11 @@ def make_spec(
     lora: LoraSpec | None = None,
     seed: int = 1,
     base: BaseRef | None = None,
-    **schedule: object,
+    **changes: object,
 ) -> RunSpec:
-    """A specification over canonical bytes."""
+    """A specification over canonical bytes. ``changes`` are of the specification, or of its schedule."""
+    own = {name: value for name, value in changes.items() if name in RunSpec.model_fields}
+    schedule = {name: value for name, value in changes.items() if name not in own}
     return RunSpec(
         job_id="ftjob-test",
         base=base or BaseRef(name="tiny", repository="tiny", revision="0"),
@@ -133,6 +136,7 @@ def make_spec(
         schedule=make_schedule(**schedule),
         seed=seed,
         code_version="test",
+        **own,  # type: ignore[arg-type]
     )
 
 

@@ -77,8 +77,7 @@ class Reporter:
         memory_mb: float,
     ) -> None:
         """One optimizer step; ``valid`` when it ended with an evaluation."""
-        self._step, self._tokens, self._loss = step, tokens, train.mean_loss
-        self._attempt.writer.emit(
+        self.record(
             Metrics(
                 at=self._attempt.clocks.now(),
                 step=step,
@@ -87,7 +86,7 @@ class Reporter:
                 lr=rate,
                 grad_norm=gradient_norm,
                 tokens=tokens,
-                tokens_per_s=self._speed(),
+                tokens_per_s=0.0,
                 memory_mb=memory_mb,
                 train_accuracy=train.accuracy,
                 valid_loss=valid.mean_loss if valid else None,
@@ -95,6 +94,11 @@ class Reporter:
                 full_valid_loss=valid.mean_loss if valid else None,
             )
         )
+
+    def record(self, metrics: Metrics) -> None:
+        """One optimizer step, whoever measured it; the speed is filled in here."""
+        self._step, self._tokens, self._loss = metrics.step, metrics.tokens, metrics.loss
+        self._attempt.writer.emit(metrics.model_copy(update={"tokens_per_s": self._speed()}))
         self.beat()
 
     def _speed(self) -> float:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from tinymodels import FAMILIES, make_model
+from packedmodels import FAMILIES, make_model
 
 from graftwork.core.errors import InvalidRequest, TrainingError
 from graftwork.core.specs import LoraSpec
