@@ -22,9 +22,21 @@ def open_base(base: BaseRef) -> tuple[SoloEngine, Renderer]:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
+    folder = locate_base(base)
+    try:
+        return SoloEngine.load(folder), Renderer.load(folder)
+    except UserError as error:
+        raise PlatformError(error.message, fix=error.fix, code=error.code) from error
+
+
+def locate_base(base: BaseRef) -> Path:
+    """The folder of a base model's files, downloaded if need be.
+
+    Raises:
+        PlatformError: as ``open_base``.
+    """
     cache = os.environ.get(CACHE)
     try:
-        folder = locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
-        return SoloEngine.load(folder), Renderer.load(folder)
+        return locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error

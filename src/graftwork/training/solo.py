@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -56,7 +56,7 @@ class SoloEngine:
         self._recompute = False
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | None = None) -> SoloEngine:
+    def load(cls, folder: Path, device: torch.device | None = None) -> Self:
         """The base model in ``folder``; bf16 on a GPU, fp32 on the CPU.
 
         Raises:
