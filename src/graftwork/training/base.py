@@ -22,18 +22,18 @@ def open_base(base: BaseRef) -> tuple[SoloEngine, Renderer]:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
-    folder = locate_base(base)
+    folder = find_base(base)
     try:
         return SoloEngine.load(folder), Renderer.load(folder)
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 
 
-def locate_base(base: BaseRef) -> Path:
-    """The folder of a base model's files, downloaded if need be.
+def find_base(base: BaseRef) -> Path:
+    """The base model's folder on this machine, downloaded if it is not there yet.
 
     Raises:
-        PlatformError: as ``open_base``.
+        PlatformError: it cannot be had, with the code of what ``locate`` raised.
     """
     cache = os.environ.get(CACHE)
     try:
