@@ -86,6 +86,7 @@ class Platform:
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
         self.billing, self.datasets = services.billing, services.datasets
         self.exports = services.exports
+        self.dataset_tools = services.dataset_tools
         self.project: Project | None = None
         self.first_start = False
         self.context = context_of(self, install)

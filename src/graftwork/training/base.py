@@ -22,9 +22,21 @@ def open_base(base: BaseRef) -> tuple[SoloEngine, Renderer]:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
+    folder = find_base(base)
+    try:
+        return SoloEngine.load(folder), Renderer.load(folder)
+    except UserError as error:
+        raise PlatformError(error.message, fix=error.fix, code=error.code) from error
+
+
+def find_base(base: BaseRef) -> Path:
+    """The base model's folder on this machine, downloaded if it is not there yet.
+
+    Raises:
+        PlatformError: it cannot be had, with the code of what ``locate`` raised.
+    """
     cache = os.environ.get(CACHE)
     try:
-        folder = locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
-        return SoloEngine.load(folder), Renderer.load(folder)
+        return locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error

@@ -9,6 +9,7 @@ from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
+from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
@@ -28,6 +29,7 @@ class Services:
     keys: KeysService
     files: FilesService
     datasets: DatasetsService
+    dataset_tools: DatasetTools
     jobs: JobsService
     adapters: AdaptersService
     exports: ExportsService
@@ -45,11 +47,13 @@ def build_services(
     tokens: PushTokens | None = None,
 ) -> Services:
     """The services over a store; ``bell`` and ``tokens`` are shared with the reconcilers."""
+    files = FilesService(store, artifacts, clock)
     return Services(
         projects=ProjectsService(store, clock),
         keys=KeysService(store, clock, bell, pepper),
-        files=FilesService(store, artifacts, clock),
+        files=files,
         datasets=DatasetsService(store, artifacts, bases),
+        dataset_tools=DatasetTools(files, artifacts, bases),
         jobs=JobsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, tokens or PushTokens()),
