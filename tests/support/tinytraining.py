@@ -29,7 +29,7 @@ def make_base(folder: Path) -> Path:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     folder.mkdir(parents=True)
-    vocabulary = _tokenizer(folder)
+    vocabulary = write_tokenizer(folder)
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -50,7 +50,8 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def _tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path) -> int:
+    """Write a small BPE tokenizer and the ChatML template into ``folder``; returns the number of tokens."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

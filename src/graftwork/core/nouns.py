@@ -141,11 +141,18 @@ class Run:
     """Number of the last event file ingested."""
     outcome: Outcome | None = None
     ended_at: float | None = None
+    off_at: float | None = None
+    """When it left its machine, which may go on with others; None while aboard (or the machine gone)."""
+    bumped: str | None = None
+    """Why the platform wants it off its machine for now, though its owner wants it to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One compute instance and the intent that made it."""
+    """One compute instance and the intent that made it, for the attempt ``fence`` of ``job_id``.
+
+    A shared one trains other runs of the same base model too: all rows of ``runs`` that name it.
+    """
 
     name: str
     job_id: str
@@ -158,6 +165,14 @@ class Machine:
     created_at: float
     launched_at: float | None = None
     gone_at: float | None = None
+    shared: bool = False
+    """Whether its trainer reads an assignment list, so that other runs may come aboard."""
+    closed_at: float | None = None
+    """Since when nobody may come aboard any more: its last run has left."""
+    memory: int = 0
+    """Bytes that training may fill there; 0 where its offer did not say."""
+    cores: int = 1
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

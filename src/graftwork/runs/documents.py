@@ -43,6 +43,34 @@ class Control(Document):
     """When the machine began to cost; the trainer's own start when unknown."""
 
 
+class Assignment(Document):
+    """A run that a trainer is given."""
+
+    uri: str
+    fence: Annotated[int, Field(ge=1)]
+    """The attempt to execute; a later one is another assignment, perhaps another machine's."""
+
+
+class Assignments(Document):
+    """The assignment list of one machine: what its trainer trains. The control plane alone writes it.
+
+    A run joins by being listed. A run that is listed no more is not ended by that: what is wanted of a run
+    stands in its own ``control.json`` alone.
+    """
+
+    runs: tuple[Assignment, ...] = ()
+    closed: bool = False
+    """Nothing will be added: the trainer ends with its last run."""
+    idle_s: Annotated[float, Field(ge=0)] = 60.0
+    """A trainer without a run ends itself after so long."""
+    deadline: float | None = None
+    """The machine is paid for until then."""
+    tokens_per_pass: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of all runs that one forward and backward pass may hold, by the memory plan; None: any."""
+    park: bool = False
+    """Whether optimizer states lie in main memory between their steps: the device has no room for all."""
+
+
 class Heartbeat(Document):
     """``heartbeat.json``: where the attempt is now; rewritten about once a second."""
 

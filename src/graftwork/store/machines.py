@@ -32,6 +32,24 @@ class Machines(Repository):
             changes["gone_at"] = at
         return await self._change(machines, machines.c.name == name, _LIVE, **changes)
 
+    async def lock(self, name: str) -> Machine | None:
+        """One machine, and nobody else comes aboard or leaves until this transaction ends.
+
+        What was read of its runs before this call may be old: read them after it.
+        """
+        return await self._one(Machine, machines, machines.c.name == name, lock=True)
+
+    async def shut(self, name: str, at: float) -> bool:
+        """Let nobody come aboard any more; False if it was shut before."""
+        return await self._change(
+            machines, machines.c.name == name, machines.c.closed_at.is_(None), closed_at=at
+        )
+
+    async def open(self) -> Items[Machine]:
+        """Shared machines that runs may still come aboard of, oldest first."""
+        free = (_LIVE, machines.c.shared, machines.c.closed_at.is_(None))
+        return await self._all(Machine, machines, *free, order=[machines.c.created_at, machines.c.name])
+
     async def set_deadline(self, name: str, deadline: float) -> bool:
         """Move the deadline of a live machine."""
         return await self._change(machines, machines.c.name == name, _LIVE, deadline=deadline)

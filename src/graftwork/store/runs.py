@@ -34,6 +34,30 @@ class Runs(Repository):
         mine = (runs.c.job_id == job_id, runs.c.fence == fence, runs.c.outcome.is_(None))
         return await self._change(runs, *mine, outcome=outcome, ended_at=at)
 
+    async def on(self, machine: str) -> Items[Run]:
+        """All runs that a machine was ever given, in the order they came."""
+        return await self._all(Run, runs, runs.c.machine == machine, order=[runs.c.created_at, runs.c.job_id])
+
+    async def aboard(self, machine: str) -> Items[Run]:
+        """The runs that have not left a machine, in the order they came."""
+        here = (runs.c.machine == machine, runs.c.off_at.is_(None))
+        return await self._all(Run, runs, *here, order=[runs.c.created_at, runs.c.job_id])
+
+    async def leave(self, job_id: str, fence: int, at: float) -> bool:
+        """Note that an attempt has left its machine; the first time stays (False for a later one)."""
+        mine = (runs.c.job_id == job_id, runs.c.fence == fence, runs.c.off_at.is_(None))
+        return await self._change(runs, *mine, off_at=at)
+
+    async def bump(self, job_id: str, fence: int, why: str) -> bool:
+        """Want an attempt that is aboard off its machine for now; the first reason stays."""
+        mine = (
+            runs.c.job_id == job_id,
+            runs.c.fence == fence,
+            runs.c.off_at.is_(None),
+            runs.c.bumped.is_(None),
+        )
+        return await self._change(runs, *mine, bumped=why)
+
     async def list(self, job_id: str) -> Items[Run]:
         """All attempts of a job, first to last."""
         return await self._all(Run, runs, runs.c.job_id == job_id, order=[runs.c.fence])

@@ -183,6 +183,9 @@ runs = Table(
     _integer("cursor"),
     _state("outcome", Outcome, null=True),
     _time("ended_at", null=True),
+    _time("off_at", null=True),
+    _text("bumped", null=True),
+    Index(None, "machine"),
 )
 
 machines = Table(
@@ -198,6 +201,11 @@ machines = Table(
     _time("created_at"),
     _time("launched_at", null=True),
     _time("gone_at", null=True),
+    Column("shared", Boolean, nullable=False),
+    _time("closed_at", null=True),
+    _integer("memory"),
+    _integer("cores"),
+    _integer("gpus"),
     Index(None, "job_id", "fence"),
     Index(None, "state"),
 )

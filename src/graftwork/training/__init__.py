@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from graftwork.core.errors import InvalidRequest
 
-def main(uris: Sequence[str], processes: int = 1) -> int:
-    """Train the runs at ``uris`` (all of one base model) until each has ended; returns the exit code.
+
+def main(uris: Sequence[str], assignments: str | None = None, processes: int = 1) -> int:
+    """Train the runs at ``uris``, and those listed at ``assignments``, all of one base model; the exit code.
 
     With several processes or nodes this one starts those of its node and waits for them, unless a launcher
     (torchrun) has started them already. Torch is imported by the call, not by importing this package.
@@ -17,10 +19,21 @@ def main(uris: Sequence[str], processes: int = 1) -> int:
 
     world = ranks_of(os.environ)
     if world.rank is None and (processes != 1 or world.nodes > 1):
-        return launch(uris, processes, world, os.environ)
+        return launch(_alone(uris, assignments), processes, world, os.environ)
     # OpenMP's threads spin while they wait. On cores shared with a server that made training ten times slower
     # (495 s against 51 s). It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from graftwork.training.train_lora import main as train
 
-    return train(uris, world)
+    return train(uris, assignments, world)
+
+
+def _alone(uris: Sequence[str], assignments: str | None) -> Sequence[str]:
+    """The runs, none of which came by a list: processes would read it at different moments."""
+    if assignments is not None:
+        raise InvalidRequest(
+            "A list of runs is trained by one process.",
+            fix="Name the runs with --run, or leave --processes out.",
+            code="assignments_need_one_process",
+        )
+    return uris
