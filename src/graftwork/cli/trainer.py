@@ -30,5 +30,5 @@ def trainer(*, run: list[str] | None = None, assignments: str | None = None, pro
     # Become the trainer instead of importing it: no module of the command line may reach torch.
     arguments = [part for uri in run or [] for part in ("--run", uri)]
     arguments += [] if assignments is None else ["--assignments", assignments]
-    arguments += ["--processes", str(processes)]
+    arguments += [] if processes == 1 else ["--processes", str(processes)]
     os.execv(sys.executable, [sys.executable, "-m", "graftwork.training", *arguments])  # noqa: S606

@@ -15,8 +15,8 @@ from graftwork.models.entry import Shape
 SEEDLING = "seedling"
 """Name of the built-in base model and of its folder in this package."""
 
-SERVED = ("qwen3", "qwen2", "llama", "mistral")
-"""Architectures an engine here serves: rotary grouped-query attention over all tokens, and a gated MLP."""
+SERVED = ("qwen3", "qwen2", "llama", "mistral", "qwen3_moe", "qwen3_next", "gemma3_text", "glm4")
+"""Architectures an engine here serves, each compared with transformers token for token."""
 
 _WHOLE = 64 << 20
 """Weights up to this size are hashed whole; larger ones by their header and samples."""

@@ -18,22 +18,18 @@ def main(uris: Sequence[str], assignments: str | None = None, processes: int = 1
     from graftwork.training.distributed.world import ranks_of
 
     world = ranks_of(os.environ)
+    if assignments is not None and (world.nodes > 1 or processes != 1):
+        raise InvalidRequest(
+            "Several processes train the runs that they were started with; they take no assignment list.",
+            fix="Give each run by --run, or leave out --processes.",
+            code="assignments_need_one_process",
+            param="processes",
+        )
     if world.rank is None and (processes != 1 or world.nodes > 1):
-        return launch(_alone(uris, assignments), processes, world, os.environ)
+        return launch(uris, processes, world, os.environ)
     # OpenMP's threads spin while they wait. On cores shared with a server that made training ten times slower
     # (495 s against 51 s). It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from graftwork.training.train_lora import main as train
 
     return train(uris, assignments, world)
-
-
-def _alone(uris: Sequence[str], assignments: str | None) -> Sequence[str]:
-    """The runs, none of which came by a list: processes would read it at different moments."""
-    if assignments is not None:
-        raise InvalidRequest(
-            "A list of runs is trained by one process.",
-            fix="Name the runs with --run, or leave --processes out.",
-            code="assignments_need_one_process",
-        )
-    return uris

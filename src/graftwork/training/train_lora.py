@@ -27,7 +27,7 @@ from graftwork.training.attempt import Attempt, StopSignal, Time
 from graftwork.training.backends import Backend, backend_of
 from graftwork.training.base import open_base
 from graftwork.training.company import WAIT_SECONDS, AssignmentList, forward_backward
-from graftwork.training.distributed.world import ALONE, World
+from graftwork.training.distributed.world import World
 from graftwork.training.engine import Engine, Sums, Work
 from graftwork.training.failures import record
 from graftwork.training.machine import set_threads
@@ -39,7 +39,7 @@ OpenAttempt = Callable[[str, Time, StopSignal], Attempt]
 FindBackend = Callable[[RunSpec], Backend | None]
 
 
-def main(uris: Sequence[str], assignments: str | None = None, world: World = ALONE) -> int:
+def main(uris: Sequence[str], assignments: str | None, world: World) -> int:
     """Train the runs at ``uris``, and those listed at ``assignments``; returns the exit code.
 
     SIGTERM and SIGINT pause. ``world`` says which process of how many this is; all of them train the same
@@ -169,6 +169,13 @@ class Trainer:
                 f"This trainer has the base model {base.name}; the run wants {attempt.spec.base.name}.",
                 fix="Start a trainer of its own for each base model.",
                 code="wrong_base",
+            )
+        others = [session.spec for session in self.sessions]
+        if others and any(spec.lora.dora for spec in (attempt.spec, *others)):
+            raise PlatformError(
+                "A run with DoRA trains alone, and this trainer has other runs.",
+                fix="Start a trainer of its own for it.",
+                code="needs_own_trainer",
             )
         session = Session(attempt, engine, renderer)
         self.sessions.append(session)
