@@ -26,14 +26,14 @@ def open_base(base: BaseRef) -> tuple[Engine, Renderer]:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
-    folder = find_base(base)
+    folder = locate_base(base)
     try:
         return open_engine(folder), Renderer.load(folder)
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 
 
-def find_base(base: BaseRef) -> Path:
+def locate_base(base: BaseRef) -> Path:
     """The base model's folder on this machine, downloaded if it is not there yet.
 
     Raises:
