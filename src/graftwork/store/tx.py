@@ -15,8 +15,8 @@ from graftwork.store.exports import Exports
 from graftwork.store.files import Files
 from graftwork.store.job_events import JobEvents
 from graftwork.store.jobs import Jobs
-from graftwork.store.keys import Keys
 from graftwork.store.kept import Kept
+from graftwork.store.keys import Keys
 from graftwork.store.ledger import Ledger
 from graftwork.store.machines import Machines
 from graftwork.store.mirrors import Mirrors
