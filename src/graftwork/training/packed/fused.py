@@ -15,11 +15,10 @@ from torch.autograd import Function
 
 from graftwork.training.packed.attention import core, core_back
 from graftwork.training.packed.elementwise import (
-    Turn,
     gate,
     gate_back_,
-    inverse_norm,
     norm,
+    norm_again,
     norm_back,
     turn,
     turn_back_,
@@ -87,17 +86,20 @@ class AttentionHalf(Function):
         ctx: Any, h: torch.Tensor, anchor: torch.Tensor, part: AttentionPart, now: Pass
     ) -> torch.Tensor:
         """[T, width] to the same, or to [n, width] in the last layer."""
-        scale = inverse_norm(h, part.eps)
-        entered, shares = _linear(part.entry, norm(h, part.norm, scale), now.cohorts)
-        turns = _turns(part, now, entered)
-        query, key = (turn(raw, table, size) for raw, table, size in turns)
-        value = entered.unflatten(1, (-1, part.size))[:, part.heads + part.kv_heads :]
+        entering, scale = norm(h, part.norm, part.eps)
+        entered, shares = _linear(part.entry, entering, now.cohorts)
+        raw, value = _heads(part, entered)
+        (query, *query_size), (key, *key_size) = (
+            turn(x, now.cos, now.sin, weight, part.eps)
+            for x, weight in zip(raw, (part.query_norm, part.key_norm), strict=True)
+        )
         mixed, kept = core(query, key, value, now.buckets, part.scale, part.window)
         flat = mixed.flatten(1)
         chosen = flat.index_select(0, now.where) if part.last else flat
         out, exit_shares = _linear(part.exit, chosen, now.labelled if part.last else now.cohorts)
         out += h.index_select(0, now.where) if part.last else h
-        ctx.part, ctx.now, ctx.shares, ctx.kept, ctx.turns = part, now, (shares, exit_shares), kept, turns
+        ctx.part, ctx.now, ctx.shares, ctx.kept = part, now, (shares, exit_shares), kept
+        ctx.raw = raw, (*query_size, *key_size)
         ctx.save_for_backward(h, scale, query, key, value, mixed)
         return out
 
@@ -113,9 +115,9 @@ class AttentionHalf(Function):
         backward_(part.exit.key, cohorts, exit_shares, lambda: chosen, slope, back)
         if part.last:
             back = torch.zeros_like(flat).index_copy_(0, now.where, back)
-        toward = _attention_back(part, now, tuple(made), ctx.kept, ctx.turns, back)
+        toward = _attention_back(part, now, tuple(made), ctx.kept, ctx.raw, back)
         dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
-        backward_(part.entry.key, now.cohorts, shares, lambda: norm(h, part.norm, scale), toward, dx)
+        backward_(part.entry.key, now.cohorts, shares, lambda: norm_again(h, part.norm, scale), toward, dx)
         if dx is None:
             return None, None, None, None
         dh = norm_back(dx, h, part.norm, scale)
@@ -126,21 +128,15 @@ class AttentionHalf(Function):
         return dh, None, None, None
 
 
-Turned = tuple[torch.Tensor, Turn, torch.Tensor | None]
-"""Query or key as the product made it [T, heads, d], its rotation, and what normalises it."""
+Raw = tuple[torch.Tensor, torch.Tensor]
+"""Query and key as the product made them, [T, heads, d]."""
 
 
-def _turns(part: AttentionPart, now: Pass, entered: torch.Tensor) -> tuple[Turned, Turned]:
+def _heads(part: AttentionPart, entered: torch.Tensor) -> tuple[Raw, torch.Tensor]:
+    """Query and key, and value, of the product [T, …]."""
     made = entered.unflatten(1, (-1, part.size))
-    query, key = made[:, : part.heads], made[:, part.heads : part.heads + part.kv_heads]
-    if part.query_norm is None or part.key_norm is None:
-        table = Turn(now.cos, now.sin, None)
-        return (query, table, None), (key, table, None)
-    scale = inverse_norm(made[:, : part.heads + part.kv_heads], part.eps).to(made.dtype)
-    return (
-        (query, Turn(now.cos, now.sin, part.query_norm), scale[:, : part.heads]),
-        (key, Turn(now.cos, now.sin, part.key_norm), scale[:, part.heads :]),
-    )
+    last = part.heads + part.kv_heads
+    return (made[:, : part.heads], made[:, part.heads : last]), made[:, last:]
 
 
 def _attention_back(
@@ -148,12 +144,12 @@ def _attention_back(
     now: Pass,
     made: tuple[torch.Tensor, ...],
     kept: list[torch.Tensor],
-    turns: tuple[Turned, Turned],
+    raw: tuple[Raw, tuple[torch.Tensor | None, ...]],
     slope: torch.Tensor,
 ) -> torch.Tensor:
     """Gradient toward the product of query, key and value [T, …]; ``made``: these and the output."""
     query, key, value, out = made
-    dq, dk, dv = core_back(
+    slopes = core_back(
         slope.unflatten(1, (-1, part.size)),
         (query, key, value, out),
         kept,
@@ -161,12 +157,14 @@ def _attention_back(
         part.scale,
         part.window,
     )
-    edges = (0, part.heads, part.heads + part.kv_heads, part.heads + 2 * part.kv_heads)
-    toward = slope.new_empty(slope.shape[0], edges[-1], part.size)
-    for number, (gradient, (raw, table, scale)) in enumerate(zip((dq, dk), turns, strict=True)):
-        turn_back_(toward[:, edges[number] : edges[number + 1]], gradient, raw, table, scale)
-    toward[:, edges[2] :] = dv
-    return toward.flatten(1)
+    toward = slope.new_empty(slope.shape[0], (part.heads + 2 * part.kv_heads) * part.size)
+    (into_query, into_key), into_value = _heads(part, toward)
+    for into, x, scale, weight, gradient in zip(
+        (into_query, into_key), *raw, (part.query_norm, part.key_norm), slopes[:2], strict=True
+    ):
+        turn_back_(into, gradient, x, now.cos, now.sin, weight, scale)
+    into_value.copy_(slopes[2])
+    return toward
 
 
 class MlpHalf(Function):
@@ -176,8 +174,8 @@ class MlpHalf(Function):
     def forward(ctx: Any, h: torch.Tensor, anchor: torch.Tensor, part: MlpPart, now: Pass) -> torch.Tensor:
         """[T, width] to the same."""
         cohorts = now.labelled if part.last else now.cohorts
-        scale = inverse_norm(h, part.eps)
-        both, shares = _linear(part.entry, norm(h, part.norm, scale), cohorts)
+        entering, scale = norm(h, part.norm, part.eps)
+        both, shares = _linear(part.entry, entering, cohorts)
         out, exit_shares = _linear(part.exit, gate(both), cohorts)
         out += h
         ctx.part, ctx.cohorts, ctx.shares = part, cohorts, (shares, exit_shares)
@@ -194,7 +192,7 @@ class MlpHalf(Function):
         backward_(part.exit.key, cohorts, exit_shares, lambda: gate(both), slope, back)
         toward = gate_back_(back, both)
         dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
-        backward_(part.entry.key, cohorts, shares, lambda: norm(h, part.norm, scale), toward, dx)
+        backward_(part.entry.key, cohorts, shares, lambda: norm_again(h, part.norm, scale), toward, dx)
         if dx is None:
             return None, None, None, None
         return norm_back(dx, h, part.norm, scale).add_(slope), None, None, None
