@@ -41,7 +41,9 @@ class Machines(Repository):
 
     async def shut(self, name: str, at: float) -> bool:
         """Let nobody come aboard any more; False if it was shut before."""
-        return await self._change(machines, machines.c.name == name, machines.c.closed_at.is_(None), closed_at=at)
+        return await self._change(
+            machines, machines.c.name == name, machines.c.closed_at.is_(None), closed_at=at
+        )
 
     async def open(self) -> Items[Machine]:
         """Shared machines that runs may still come aboard of, oldest first."""

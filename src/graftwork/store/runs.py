@@ -50,7 +50,12 @@ class Runs(Repository):
 
     async def bump(self, job_id: str, fence: int, why: str) -> bool:
         """Want an attempt that is aboard off its machine for now; the first reason stays."""
-        mine = (runs.c.job_id == job_id, runs.c.fence == fence, runs.c.off_at.is_(None), runs.c.bumped.is_(None))
+        mine = (
+            runs.c.job_id == job_id,
+            runs.c.fence == fence,
+            runs.c.off_at.is_(None),
+            runs.c.bumped.is_(None),
+        )
         return await self._change(runs, *mine, bumped=why)
 
     async def list(self, job_id: str) -> Items[Run]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -17,6 +18,7 @@ from torch import nn
 from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import Adapter, Part
+from graftwork.training.targets import Targets, expert_spread, parameter_config
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name when it saves."""
@@ -51,19 +53,26 @@ def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
     return tuple(sorted(set(lora.targets)))
 
 
-def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]) -> list[LoraLayer]:
-    """Add adapter ``name`` to the target modules of ``model``, in place; returns the layers that carry it."""
+def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> list[LoraLayer]:
+    """Add adapter ``name`` to the targets in ``model``, in place; returns the layers that carry it."""
+    patterns: dict[str, Any] = {}
+    if targets.parameters:
+        patterns = parameter_config(targets.parameters, targets.expert_rank, lora)
+        patterns.pop("lora_dropout")
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
-        lora_dropout=lora.dropout,
+        lora_dropout=0.0 if targets.parameters else lora.dropout,
         use_rslora=lora.rslora,
-        target_modules=list(targets),
+        target_modules=list(targets.modules),
         bias="none",
         task_type="CAUSAL_LM",
+        **patterns,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        # PEFT looks for a pattern's target among the modules only, and misses the parameters it then serves
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         inject_adapter_in_model(config, model, adapter_name=name)
     return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
 
@@ -78,7 +87,7 @@ def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:
     configs.pop(name)
 
 
-def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) -> Adapter:
+def flatten(model: nn.Module, name: str, targets: Targets, seed: int, lora: LoraSpec) -> Adapter:
     """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero.
 
     A is drawn on the CPU in the order of the modules, so it is the same on every device.
@@ -94,13 +103,26 @@ def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) ->
         offset += module.weight.numel()
     device = next(iter(model.parameters())).device
     weights = torch.zeros(offset, dtype=torch.float32, device=device)
-    adapter = Adapter(name, weights, torch.zeros_like(weights), tuple(parts), targets)
+    adapter = Adapter(
+        name,
+        weights,
+        torch.zeros_like(weights),
+        tuple(parts),
+        targets.modules,
+        targets.parameters,
+        targets.expert_rank,
+    )
+    stacked = tuple(
+        f"{PREFIX}{stack}{inner}.lora_A.weight" for stack in targets.stacks for inner in ("", ".base_layer")
+    )
     generator = torch.Generator().manual_seed(seed)
     values, slopes = adapter.tensors(), adapter.tensors(adapter.grad)
     for part, (_, module) in zip(parts, found, strict=True):
         if part.name.endswith(".lora_A.weight"):
             drawn = torch.empty(part.shape)
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            if targets.expert_rank and part.name.endswith(stacked):
+                drawn *= expert_spread(lora, targets.expert_rank)
             values[part.name].copy_(drawn)
         module.weight = nn.Parameter(values[part.name])
         module.weight.grad = slopes[part.name]
