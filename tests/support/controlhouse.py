@@ -36,6 +36,7 @@ from graftwork.control.views import JobView
 from graftwork.core.nouns import Endpoint, Job, Project, StoredFile
 from graftwork.core.states import TERMINAL, EntryState, MachineState, Outcome, Phase, Want
 from graftwork.models import Catalogue
+from graftwork.runs.assignments import read_assignments
 from graftwork.runs.documents import Heartbeat, Message, Metrics, Probe, Result, RunError
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import open_transport
@@ -139,9 +140,9 @@ class Script:
 class ScriptedTrainer:
     """The process on one simulated machine: writes a run folder as a trainer does, one step a call."""
 
-    def __init__(self, machine: SimulatedMachine, script: Script, clock: FakeClock) -> None:
-        place, _, fence = machine.command[-1].partition("#")
-        self.machine, self.script, self.clock, self.fence = machine, script, clock, int(fence)
+    def __init__(self, uri: str, script: Script, clock: FakeClock) -> None:
+        place, _, fence = uri.partition("#")
+        self.script, self.clock, self.fence = script, clock, int(fence)
         self.reader = RunReader(open_transport(place))
         self.writer = RunWriter(open_transport(place), self.fence, clock=clock.now)
         saved = self.reader.checkpoints(self.fence)
@@ -256,6 +257,51 @@ class ScriptedTrainer:
         return 0
 
 
+class ScriptedCompany:
+    """The process on one simulated machine: one run, or those of its assignment list."""
+
+    def __init__(self, machine: SimulatedMachine, scripts: Callable[[str], Script], clock: FakeClock) -> None:
+        self.machine, self.scripts, self.clock = machine, scripts, clock
+        self.uri = machine.command[-1]
+        self.listed = machine.command[-2] == "--assignments"
+        self.taken: dict[str, ScriptedTrainer] = {}
+        self.there: dict[str, ScriptedTrainer] = {}
+        self.most = 0
+        """Runs that were trained together at a time."""
+        self.busy = clock.now()
+        if not self.listed:
+            self._take(self.uri)
+
+    def _take(self, uri: str) -> None:
+        if uri not in self.taken:
+            job = uri.rpartition("#")[0].rpartition("/")[2]
+            self.taken[uri] = self.there[uri] = ScriptedTrainer(uri, self.scripts(job), self.clock)
+
+    def pause(self, reason: str) -> int:
+        """Everybody saves."""
+        for trainer in self.there.values():
+            trainer.pause(reason)
+        return 0
+
+    def turn(self) -> int | None:
+        """One step of every run; the exit code once the process ends."""
+        held = read_assignments(self.uri) if self.listed else None
+        for run in held.runs if held else ():
+            self._take(f"{run.uri}#{run.fence}")
+        self.most = max(self.most, len(self.there))
+        for uri, trainer in list(self.there.items()):
+            code = trainer.turn()
+            if code == 137:
+                return 137
+            if code is not None:
+                del self.there[uri]
+        if self.there:
+            self.busy = self.clock.now()
+            return None
+        idle = held is not None and not held.closed and self.clock.now() - self.busy < held.idle_s
+        return None if idle else 0
+
+
 class _folder:
     def __init__(self, files: dict[str, bytes]) -> None:
         self._files = files
@@ -358,12 +404,14 @@ class House:
         self.engines = Engines(lambda endpoint: self.engine)
         self.artifacts = Artifacts(root / "artifacts")
         self.bases = Bases(Catalogue(), root / "models")
-        self.limits = Limits()
+        self.limits = Limits(company=1)
         self.slots: int | None = 1
         self.pace = Pace()
         self.fuse = Fuse()
         self.services = build_services(store, self.artifacts, self.bases, clock, self.bell, b"pepper")
-        self.trainers: dict[str, ScriptedTrainer] = {}
+        self.trainers: dict[str, ScriptedCompany] = {}
+        self.scripts: dict[str, Script] = {}
+        """By job, where one is not like the others."""
         self.project = Project(id="", organization_id="", name="", created_at=0)
         self.jobs: JobReconciler
         self.boot()
@@ -390,7 +438,7 @@ class House:
             pools={"simulated": Pool(provider=provider, limit=self.slots)},
             install="test",
             runs=self.root / "runs",
-            trainer=("trainer", "--run"),
+            trainer=("trainer",),
             environment={},
             code_version="test",
             connect=self.connect,
@@ -463,10 +511,13 @@ class House:
             if machine.stopped(self.clock.now()) is not None or machine.runs_at > self.clock.now():
                 continue
             if machine.id not in self.trainers:
-                self.trainers[machine.id] = ScriptedTrainer(machine, self.script, self.clock)
+                self.trainers[machine.id] = ScriptedCompany(machine, self._script, self.clock)
             code = await asyncio.to_thread(self.trainers[machine.id].turn)
             if code is not None:
                 machine.ended_at, machine.exit_code = self.clock.now(), code
+
+    def _script(self, job: str) -> Script:
+        return self.scripts.get(job, self.script)
 
     async def until(self, job_id: str, *phases: Phase, turns: int = 60) -> Job:
         """Turn until the job is in one of ``phases`` (any end, if none is given)."""

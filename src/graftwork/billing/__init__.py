@@ -22,6 +22,8 @@ from graftwork.billing.training import (
     reserve_training,
     settle_machine,
     settle_training,
+    shared_key,
+    split,
     training_key,
 )
 
@@ -50,5 +52,7 @@ __all__ = [
     "reserve_training",
     "settle_machine",
     "settle_training",
+    "shared_key",
+    "split",
     "training_key",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graftwork.billing.budgets import reserve
 from graftwork.billing.prices import PriceBook
 from graftwork.core.errors import BudgetExceeded
@@ -71,6 +73,25 @@ def machine_key(name: str) -> str:
     return f"machine:{name}"
 
 
+def shared_key(name: str, job_id: str, fence: int) -> str:
+    """The ledger key of the part of a shared machine that an attempt bears which came aboard later."""
+    return f"{machine_key(name)}:{job_id}:{fence}"
+
+
+def split(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Divide ``total`` by ``weights`` into whole parts that add up to it exactly; equally if all are 0.
+
+    What rounding leaves goes to the largest remainders, the first key first (Hamilton's method).
+    """
+    shares = dict(weights) if any(weights.values()) else dict.fromkeys(weights, 1)
+    whole = sum(shares.values())
+    parts = {key: total * share // whole for key, share in shares.items()}
+    rest = sorted(shares, key=lambda key: (-(total * shares[key] % whole), key))
+    for key in rest[: total - sum(parts.values())]:
+        parts[key] += 1
+    return parts
+
+
 async def reserve_training(
     tx: Tx, *, project_id: str, job_id: str, base: str, quoted: Quote, at: float, model: str | None = None
 ) -> bool:
@@ -122,14 +143,17 @@ async def reserve_machine(
     price_per_hour: int,
     seconds: float,
     at: float,
+    key: str | None = None,
 ) -> bool:
     """Reserve a machine's time before it is launched; False if that was done before.
+
+    ``key``: of a run that comes aboard later (``shared_key``). It reserves what it would need alone.
 
     Raises:
         BudgetExceeded: the project's budget does not allow it.
     """
     entry = LedgerEntry(
-        key=machine_key(name),
+        key=key or machine_key(name),
         project_id=project_id,
         kind=MACHINE,
         state=EntryState.OPEN,
@@ -142,14 +166,35 @@ async def reserve_machine(
     return await reserve(tx, entry)
 
 
-async def settle_machine(tx: Tx, *, name: str, price_per_hour: int, seconds: float, at: float) -> int | None:
+async def settle_machine(
+    tx: Tx,
+    *,
+    name: str,
+    price_per_hour: int,
+    seconds: float,
+    at: float,
+    parts: Mapping[str, int] | None = None,
+) -> int | None:
     """Settle a machine's time once it is gone, by the started second; one that never ran releases its money.
+
+    Args:
+        parts: of a machine that several runs had: tokens trained there by ledger key. The machine's price is
+            split by them, exactly; who trained nothing pays nothing, unless nobody did.
 
     Returns:
         Micro-dollars billed by this call; None if it was settled (or never reserved) before.
     """
-    key = machine_key(name)
+    weights = parts or {machine_key(name): 1}
     if seconds <= 0:
-        return 0 if await tx.ledger.void(key, at) else None
-    amount = seconds_cost(seconds, price_per_hour)
-    return amount if await tx.ledger.settle(key, amount, {"seconds": seconds}, at) else None
+        released = [await tx.ledger.void(key, at) for key in sorted(weights)]
+        return 0 if any(released) else None
+    amounts = split(seconds_cost(seconds, price_per_hour), weights)
+    whole = sum(weights.values())
+    billed: int | None = None
+    for key in sorted(weights):
+        share = weights[key] / whole if whole else 1 / len(weights)
+        if share == 0:
+            await tx.ledger.void(key, at)
+        elif await tx.ledger.settle(key, amounts[key], {"seconds": seconds * share}, at):
+            billed = (billed or 0) + amounts[key]
+    return billed

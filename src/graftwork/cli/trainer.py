@@ -9,13 +9,15 @@ import sys
 from graftwork.core.errors import InvalidRequest
 
 
-def trainer(*, run: list[str]) -> None:
+def trainer(*, run: list[str] | None = None, assignments: str | None = None) -> None:
     """Train the runs in these folders, which share one base model, and exit.
 
     Parameters
     ----------
     run:
         Path or URI of a run folder; give it once for each run.
+    assignments:
+        Path or URI of a list of run folders, read again between steps.
     """
     if importlib.util.find_spec("torch") is None:
         raise InvalidRequest(
@@ -24,5 +26,6 @@ def trainer(*, run: list[str]) -> None:
             code="no_torch",
         )
     # Become the trainer instead of importing it: no module of the command line may reach torch.
-    arguments = [part for uri in run for part in ("--run", uri)]
+    arguments = [part for uri in run or [] for part in ("--run", uri)]
+    arguments += [] if assignments is None else ["--assignments", assignments]
     os.execv(sys.executable, [sys.executable, "-m", "graftwork.training", *arguments])  # noqa: S606

@@ -43,8 +43,8 @@ class Settings:
     """Prices by base model, in place of the list prices."""
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of engines."""
-    trainer: tuple[str, ...] = (sys.executable, "-m", "graftwork.training", "--run")
-    """Command of the trainer; the run's URI is appended."""
+    trainer: tuple[str, ...] = (sys.executable, "-m", "graftwork.training")
+    """Command of the trainer; what it is to train is appended."""
     agreement_bound: float | None = None
     """Largest difference between served and trained log-probabilities, in nats; None is 0.01 where both are
     computed on a CPU, and 0.3 where there is a GPU, whose engines compute in half precision."""

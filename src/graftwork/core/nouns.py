@@ -142,14 +142,14 @@ class Run:
     outcome: Outcome | None = None
     ended_at: float | None = None
     off_at: float | None = None
-    """When it left its machine, which may go on with others; None while it is aboard, and of a gone machine."""
+    """When it left its machine, which may go on with others; None while aboard (or the machine gone)."""
     bumped: str | None = None
     """Why the platform wants it off its machine for now, though its owner wants it to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One compute instance and the intent that made it; ``job_id`` and ``fence`` are of the run it was made for.
+    """One compute instance and the intent that made it, for the attempt ``fence`` of ``job_id``.
 
     A shared one trains other runs of the same base model too: all rows of ``runs`` that name it.
     """

@@ -264,6 +264,35 @@ def _under(note: Note, field: str) -> Note:
     return under
 
 
+def _feedback(row: dict[str, Any], note: Note) -> Row | None:
+    """One answer, wanted or not; prompt and completion are texts or lists of messages."""
+    label, prompt, output = row.get("label"), row.get("prompt"), row.get("completion")
+    if isinstance(label, str):  # a table's cell
+        label = {"true": True, "false": False}.get(label.lower(), label)
+    if not isinstance(label, bool):
+        note("label_invalid", "label is neither true nor false.", "label")
+        return None
+    tools = tools_of(row.get("tools"), note)
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(output, str):
+        output = [{"role": "assistant", "content": output}]
+    if prompt is None:
+        note("prompt_missing", "The row has no prompt.", "prompt")
+        return None
+    if not isinstance(output, list) or len(output) != 1:
+        note("completion_missing", "completion is neither text nor one assistant message.", "completion")
+        return None
+    asked = messages_of(prompt, _under(note, "prompt"), closed=False)
+    answer = messages_of(output, _under(note, "completion"))
+    if asked is None or answer is None:
+        return None
+    asked_row: Row = {"messages": asked}
+    if tools:
+        asked_row["tools"] = tools
+    return {"input": asked_row, "output": answer, "label": label}
+
+
 _CONVERT: dict[Shape, Callable[[dict[str, Any], Note], Row | None]] = {
     "chat": chat_row,
     "prompt_completion": _prompt_completion,
@@ -273,4 +302,5 @@ _CONVERT: dict[Shape, Callable[[dict[str, Any], Note], Row | None]] = {
     "text": _plain_text,
     "preference_openai": _preference_openai,
     "preference": _preference,
+    "feedback": _feedback,
 }

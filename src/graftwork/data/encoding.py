@@ -29,6 +29,15 @@ class Encoded:
         return sum(self.labels[1:])
 
 
+def windows(encoded: Encoded, size: int) -> list[Encoded]:
+    """A long row as several of at most ``size`` tokens, nothing lost: each begins with the last token of the
+    one before, so that every labelled token is predicted once."""
+    step = size - 1
+    starts = range(0, max(len(encoded.tokens) - 1, 1), step)
+    cuts = [(encoded.tokens[at : at + size], encoded.labels[at : at + size]) for at in starts]
+    return [Encoded(tokens, labels, len(tokens)) for tokens, labels in cuts]
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Characters ``[start, end)`` of a text that carry loss.

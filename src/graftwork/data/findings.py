@@ -139,8 +139,8 @@ FINDINGS: dict[str, Known] = {
         "A row has another format than most of the file.", "Write all rows in one format, or split the file."
     ),
     "method_mismatch": Known(
-        "The rows are preference pairs, which supervised fine-tuning cannot use.",
-        'Give rows with one answer each, such as {"messages": [...]}.',
+        "The rows are of a format that the method cannot learn from.",
+        "Give rows as the method takes them (docs/methods.md), or choose the method for these rows.",
     ),
     "too_few_rows": Known(
         "A training file needs at least 10 rows.", "Add examples; 50 to 100 are a good start."
@@ -288,6 +288,13 @@ FINDINGS: dict[str, Known] = {
         "Give one prompt, and one assistant message for each answer.",
     ),
     "preference_same": Known("Both answers are the same.", "Remove the row: it says nothing."),
+    "label_invalid": Known(
+        "label is neither true nor false.", "Write true for a wanted answer, false for an unwanted one."
+    ),
+    "one_label": Known(
+        "All answers are wanted, or all are unwanted: there is nothing to tell apart.",
+        "Give rows of both labels.",
+    ),
     # counted with the base model's tokenizer and template
     "template_error": Known(
         "The base model's chat template refuses the row.",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from graftwork.core.errors import InvalidData
-from graftwork.data.encoding import Encoded
+from graftwork.data.encoding import Encoded, windows
 from graftwork.data.findings import Findings
+from graftwork.data.lessons import answers
 from graftwork.data.rendering import Renderer
 from graftwork.data.report import PreviewRow, Size, UsableRow
 from graftwork.data.rows import Row, dump
@@ -45,18 +47,32 @@ class Counter:
         )
 
 
-def measure(rows: Iterable[Row], renderer: Renderer, max_length: int | None = None) -> Size:
-    """Sizes of canonical rows, for example of a split.
+def measure(
+    rows: Iterable[Row], renderer: Renderer, max_length: int | None = None, *, whole: bool = False
+) -> Size:
+    """Sizes of canonical rows, for example of a split. A preference pair counts as one row, with the tokens
+    of both its answers; ``longest`` is the longer one's. ``whole`` rows are cut into windows instead of being
+    cut off, and each window counts as a row.
 
     Raises:
         InvalidData: a row that cannot be rendered; ``validate`` would have refused it.
     """
-    counter = Counter(max_length)
-    for encoded in renderer.encode_all(rows):
+    counter, count = Counter(max_length), 0
+
+    def lessons() -> Iterator[Row]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield from answers(row)
+
+    for encoded in renderer.encode_all(lessons()):
         if isinstance(encoded, InvalidData):
             raise encoded
-        counter.add(encoded)
-    return counter.size()
+        pieces = windows(encoded, max_length) if whole and max_length else [encoded]
+        count += len(pieces) - 1
+        for piece in pieces:
+            counter.add(piece)
+    return replace(counter.size(), rows=count)
 
 
 def count_rows(
@@ -77,14 +93,6 @@ def count_rows(
         if len(preview) < PREVIEW_ROWS:
             preview.append(PreviewRow(item.line, tuple(renderer.pieces(encoded))))
     return tuple(preview)
-
-
-def preference_halves(rows: Iterable[UsableRow]) -> Iterator[UsableRow]:
-    """Each preference row as two chat rows, to be counted."""
-    for item in rows:
-        asked = item.row["input"]
-        for key in ("preferred_output", "non_preferred_output"):
-            yield UsableRow(item.line, {**asked, "messages": [*asked["messages"], *item.row[key]]})
 
 
 def _note_length(

@@ -118,10 +118,10 @@ class Renderer:
                 return Rendered(((row["prompt"], ()), (row["completion"], whole)), raw=True)
             case "text":
                 return Rendered(((row["text"], (Span(0, len(row["text"])),)),), raw=True)
-            case "preference":
+            case "preference" | "feedback":
                 raise InvalidData(
-                    "A preference row has two answers and cannot be rendered as one.",
-                    fix="Render its input with each output.",
+                    "A preference row is no conversation to be learnt as it stands.",
+                    fix="Render what graftwork.data.lessons makes of it.",
                     code="method_mismatch",
                 )
 

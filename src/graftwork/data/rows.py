@@ -1,12 +1,14 @@
 """Canonical rows: what every format becomes, what a run folder holds, what the renderer reads.
 
-A row is a plain JSON object of one of four kinds:
+A row is a plain JSON object of one of five kinds:
 
 - ``chat``: ``{"messages": [{"role", "content", "weight"?, "name"?, "tool_calls"?, "tool_call_id"?,
   "reasoning_content"?}], "tools"?, "parallel_tool_calls"?}``; rendered with the base model's chat template.
 - ``completion``: ``{"prompt", "completion"}``; rendered raw, without a template.
 - ``text``: ``{"text"}``; rendered raw.
 - ``preference``: ``{"input", "preferred_output", "non_preferred_output"}``, OpenAI's shape.
+- ``feedback``: ``{"input", "output", "label"}``: one answer (as ``preferred_output`` is written) and whether
+  it was wanted.
 
 Keys stand in a fixed order and unknown keys are gone, so that equal rows have equal bytes. What lies below
 ``tools`` keeps its order: templates print it as JSON, and the order is part of the prompt.
@@ -25,18 +27,19 @@ from graftwork.core.errors import InvalidData
 
 Row = dict[str, Any]
 Message = dict[str, Any]
-Kind = Literal["chat", "completion", "text", "preference"]
+Kind = Literal["chat", "completion", "text", "preference", "feedback"]
 
 _MARKS: tuple[tuple[str, Kind], ...] = (
     ("messages", "chat"),
     ("completion", "completion"),
     ("text", "text"),
     ("preferred_output", "preference"),
+    ("output", "feedback"),
 )
 
 
 def kind(row: Row) -> Kind:
-    """Which of the four kinds a canonical row is.
+    """Which of the five kinds a canonical row is.
 
     Raises:
         InvalidData: the row is not canonical.

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from graftwork.core.specs import Method
+
 Shape = Literal[
     "chat",
     "prompt_completion",
@@ -15,6 +17,7 @@ Shape = Literal[
     "text",
     "preference_openai",
     "preference",
+    "feedback",
 ]
 
 NAMES: dict[Shape, str] = {
@@ -26,6 +29,7 @@ NAMES: dict[Shape, str] = {
     "text": "plain text (text)",
     "preference_openai": "preference (input, preferred_output, non_preferred_output)",
     "preference": "preference (chosen, rejected)",
+    "feedback": "feedback (prompt, completion, label)",
 }
 """How findings call the formats."""
 
@@ -38,10 +42,27 @@ FIELDS: dict[Shape, frozenset[str]] = {
     "text": frozenset({"text"}),
     "preference_openai": frozenset({"input", "preferred_output", "non_preferred_output"}),
     "preference": frozenset({"prompt", "chosen", "rejected", "tools"}),
+    "feedback": frozenset({"prompt", "completion", "label", "tools"}),
 }
 """Every field a format knows."""
 
 PREFERENCE: frozenset[Shape] = frozenset({"preference_openai", "preference"})
+PLAIN: frozenset[Shape] = frozenset(FIELDS) - PREFERENCE - {"feedback"}
+TAKES: dict[Method, frozenset[Shape]] = {
+    "sft": PLAIN,
+    "dpo": PREFERENCE,
+    "orpo": PREFERENCE,
+    "kto": PREFERENCE | {"feedback"},
+    "cpt": frozenset({"text"}),
+}
+"""What each method learns from."""
+METHOD_NAMES: dict[Method, str] = {
+    "sft": "supervised fine-tuning",
+    "dpo": "DPO",
+    "orpo": "ORPO",
+    "kto": "KTO",
+    "cpt": "continued pre-training",
+}
 
 _MARKS: tuple[tuple[Shape, frozenset[str]], ...] = (
     ("chat", frozenset({"messages"})),
@@ -55,12 +76,16 @@ _MARKS: tuple[tuple[Shape, frozenset[str]], ...] = (
 )
 """A field that speaks for a format. Fields of formats higher up the list are theirs: ``input`` is Alpaca's
 where there is an ``instruction``."""
+_FEEDBACK = frozenset({"prompt", "completion", "label"})
+"""All three together: a label alone says nothing of a row."""
 _CLAIMS: frozenset[Shape] = frozenset({"preference_openai", "preference", "alpaca"})
 
 
 def candidates(fields: Iterable[str]) -> tuple[Shape, ...]:
     """The formats a row's fields speak for: one, when all is well."""
     left = set(fields)
+    if left >= _FEEDBACK:
+        return ("feedback",)
     found: list[Shape] = []
     for shape, marks in _MARKS:
         if left & marks:

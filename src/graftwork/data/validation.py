@@ -7,20 +7,21 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from graftwork.core.errors import InvalidRequest
+from graftwork.core.specs import Method
 from graftwork.data.containers import MAX_BYTES, Record, container_of, read
 from graftwork.data.convert import convert
 from graftwork.data.findings import FINDINGS, Finding, Findings
-from graftwork.data.measure import Counter, count_rows, preference_halves
+from graftwork.data.lessons import answers
+from graftwork.data.measure import Counter, count_rows
 from graftwork.data.rendering import Renderer
 from graftwork.data.report import Format, Leak, PreviewRow, Report, UsableRow, histogram
 from graftwork.data.rows import Row, fingerprint, loose_fingerprint
-from graftwork.data.shapes import NAMES, PREFERENCE, Shape, candidates, dominant, listed
+from graftwork.data.shapes import METHOD_NAMES, NAMES, PLAIN, TAKES, Shape, candidates, dominant, listed
 
 MIN_ROWS = 10
 """Fewest rows of a training file, as at OpenAI."""
 
 Purpose = Literal["train", "valid", "any"]
-Method = Literal["sft", "preference"]
 
 
 def detect(data: bytes, filename: str | None = None) -> tuple[Format, tuple[Finding, ...]]:
@@ -52,9 +53,9 @@ def validate(
         filename: a hint at the container, believed less than the content.
         renderer: the base model's; without it nothing is counted in tokens.
         max_length: tokens a row is cut to in training.
-        purpose: ``train`` needs at least 10 rows, ``valid`` and ``any`` one; ``any`` also takes preference
-            rows.
-        method: what the rows are for; ``sft`` refuses preference rows.
+        purpose: ``train`` needs at least 10 rows, ``valid`` and ``any`` one; ``any`` takes rows for every
+            method.
+        method: what the rows are for; rows that it cannot learn from are refused.
         max_bytes: largest file read at all.
     """
     notes = Findings()
@@ -73,9 +74,12 @@ def validate(
     shape = _shape(records, notes)
     _whole_file(records, shape, purpose, method, notes)
     usable = _usable(records, shape, container in ("csv", "parquet"), notes) if shape else ()
+    if shape == "feedback" and purpose == "train" and len({item.row["label"] for item in usable}) == 1:
+        notes.add("one_label", f"All {len(usable)} rows have the same label.")
     duplicates = _duplicates(usable, notes)
     report = Report(format=Format(container, shape), rows=len(records), findings=(), unit=notes.unit)
-    counted = _count(report, usable, renderer, max_length, notes)
+    limit = None if method == "cpt" else max_length  # long texts are trained on in windows, nothing is cut
+    counted = _count(report, usable, renderer, limit, notes)
     return replace(counted, findings=notes.finish(), duplicates=duplicates, usable=usable)
 
 
@@ -137,8 +141,8 @@ def _whole_file(
         notes.add("empty_file", "The file holds no rows.")
     elif records and purpose == "train" and len(records) < MIN_ROWS:
         notes.add("too_few_rows", f"The file has {len(records)} rows; training needs at least {MIN_ROWS}.")
-    if shape in PREFERENCE and purpose != "any" and method == "sft":
-        notes.add("method_mismatch", f"The rows are {NAMES[shape]}; the method is supervised fine-tuning.")
+    if shape is not None and purpose != "any" and shape not in TAKES[method]:
+        notes.add("method_mismatch", f"The rows are {NAMES[shape]}; the method is {METHOD_NAMES[method]}.")
 
 
 def _usable(records: Sequence[Record], shape: Shape, table: bool, notes: Findings) -> tuple[UsableRow, ...]:
@@ -188,7 +192,9 @@ def _count(
     """The report with its sizes, when there is a renderer."""
     if renderer is None or not usable:
         return report
-    rows = list(preference_halves(usable)) if report.format.shape in PREFERENCE else usable
+    rows = usable
+    if report.format.shape not in PLAIN:
+        rows = [UsableRow(item.line, answer) for item in usable for answer in answers(item.row)]
     counter = Counter(max_length)
     preview: tuple[PreviewRow, ...] = ()
     try:

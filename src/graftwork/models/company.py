@@ -1,10 +1,11 @@
 """Which runs should train together on one machine, and which had better not. Pure: no clock, no database.
 
-Runs on one frozen base share a step: its launches and its weights are paid once for all of them. How much that
-saves follows from a model of a step's time (``step_seconds``): a fixed cost for launching a layer's operations,
-reading the weights that the step's tokens touch, and the arithmetic. The gain is large where a step is bound by
-the first two (small models, short rows, mixtures of experts, whose every touched expert is read once for all)
-and vanishes where one run fills the machine; then company saves nothing but the memory of a second base.
+Runs on one frozen base share a step: its launches and its weights are paid once for all of them. How much
+that saves follows from a model of a step's time (``step_seconds``): a fixed cost for launching a layer's
+operations, reading the weights that the step's tokens touch, and the arithmetic. The gain is large where a
+step is bound by the first two (small models, short rows, mixtures of experts, whose every touched expert is
+read once for all) and vanishes where one run fills the machine; then company saves nothing but the memory of
+a second base.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Host:
 
     device: Device = "cpu"
     memory: int = 0
-    """Bytes that training may fill; 0 is unknown, and then only one more run may come than memory is known for."""
+    """Bytes that training may fill; 0 is unknown, and then nobody is refused for it."""
     cores: int = 1
 
 
@@ -69,7 +70,7 @@ class Verdict:
 
     ok: bool
     gain: float
-    """Seconds of the steps one after another over the seconds of the step together; 1 when it was not asked."""
+    """Seconds of the steps one after another over the seconds of the step together; 1 if not asked."""
     why: str
 
 
@@ -155,7 +156,7 @@ def memory(members: Sequence[Member]) -> int:
 
 
 def tokens_per_pass(members: Sequence[Member], host: Host) -> int | None:
-    """Tokens of all runs that fit into one pass; at least the largest micro-batch. None: memory is unknown."""
+    """Tokens of all runs that fit into one pass; at least the largest micro-batch. None: not known."""
     if not host.memory:
         return None
     fixed = max(member.resident for member in members) + sum(member.adapter for member in members)
@@ -178,8 +179,8 @@ def step_seconds(shape: Shape, tokens: float, host: Host) -> float:
     """A model of the time of one forward and backward pass of ``tokens`` tokens; not a measurement.
 
     Launches of all layers, and the longer of reading the weights that are touched (twice) and of the
-    arithmetic (two operations a weight and token forward, two backward). Of E experts, k at a time, a batch of
-    n tokens touches E(1 - (1 - k/E)^n).
+    arithmetic (two operations a weight and token forward, two backward). Of E experts, k at a time, a batch
+    of n tokens touches E(1 - (1 - k/E)^n).
     """
     width = 4 if host.device == "cpu" else _WIDTH.get(shape.dtype, 2)
     rate = _RATE[host.device] * (host.cores if host.device == "cpu" else 1)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from graftwork.core.specs import Hyperparameters, Schedule, TrainingOptions
+from graftwork.core.specs import Hyperparameters, Method, Schedule, TrainingOptions
 from graftwork.models.entry import CatalogueEntry
+from graftwork.models.memory import adapter_parameters
+from graftwork.models.rates import capacity, rate_of
 
 STEPS_WANTED = 300
 """Optimizer steps a small adapter wants; more epochs than that only repeat the rows (docs/training.md)."""
-MAX_EPOCHS = 10
+MAX_EPOCHS: dict[Method, int] = {"sft": 10, "dpo": 3, "orpo": 5, "kto": 3, "cpt": 3}
+"""Most passes chosen by ourselves: preferences are overlearnt soon, and raw text is not to be recited."""
 BATCH_SHARE = 0.002
 """Rows per step as a share of all rows; LoRA tolerates large batches badly ("LoRA Without Regret", 2025)."""
 SMALLEST_BATCH, LARGEST_BATCH = 8, 256
@@ -23,6 +26,7 @@ class DataSize:
     """The sizes of a training set that decide a schedule; ``Report.size`` of graftwork.data has the same
     fields.
 
+    ``rows`` counts examples (a preference pair is one), ``tokens`` all their tokens (of both answers).
     ``tokens`` counts after cutting at the length limit the rows were measured with; ``longest`` and
     ``valid_longest`` (of the validation rows) before it.
     """
@@ -37,7 +41,11 @@ class DataSize:
 
 
 def choose(
-    asked: Hyperparameters, options: TrainingOptions, entry: CatalogueEntry, size: DataSize
+    asked: Hyperparameters,
+    options: TrainingOptions,
+    entry: CatalogueEntry,
+    size: DataSize,
+    method: Method = "sft",
 ) -> Schedule:
     """The schedule of a run: what was asked, and rules where ``auto`` was asked, each explained in a
     sentence.
@@ -48,18 +56,19 @@ def choose(
     rows = max(size.rows, 1)
     batch = _batch(asked, rows, why)
     steps_per_epoch = ceil(rows / batch)
-    epochs = _epochs(asked, steps_per_epoch, why)
+    epochs = _epochs(asked, steps_per_epoch, method, why)
     total = epochs * steps_per_epoch
-    multiplier = _multiplier(asked, entry, why)
+    multiplier, rate = _rate(asked, options, entry, method, total, why)
     eval_every = _every(options.eval_every, total, "eval_every", "evaluations", why)
     checkpoint_every = _checkpoints(options, eval_every, why)
     why["total_steps"] = f"{epochs} epochs of {steps_per_epoch} steps ({rows} rows, {batch} a step)"
+    why["rank"] = capacity(adapter_parameters(entry.shape, options.lora), size.labelled, options.lora)
     return Schedule(
         n_epochs=epochs,
         batch_size=batch,
         accumulation=min(options.accumulation, batch),
         learning_rate_multiplier=multiplier,
-        learning_rate=entry.lora_learning_rate * multiplier,
+        learning_rate=rate,
         warmup_ratio=options.warmup_ratio,
         decay=options.decay,
         weight_decay=options.weight_decay,
@@ -69,6 +78,8 @@ def choose(
         checkpoint_every=checkpoint_every,
         early_stopping=options.early_stopping,
         total_steps=total,
+        lora_plus=options.lora_plus,
+        neftune_alpha=options.neftune_alpha,
         explained=why,
     )
 
@@ -92,27 +103,34 @@ def _batch(asked: Hyperparameters, rows: int, why: dict[str, str]) -> int:
     return batch
 
 
-def _epochs(asked: Hyperparameters, steps_per_epoch: int, why: dict[str, str]) -> int:
+def _epochs(asked: Hyperparameters, steps_per_epoch: int, method: Method, why: dict[str, str]) -> int:
     if asked.n_epochs != "auto":
         why["n_epochs"] = f"asked: {asked.n_epochs}"
         return asked.n_epochs
-    epochs = min(max(1, round(STEPS_WANTED / steps_per_epoch)), MAX_EPOCHS)
+    most = MAX_EPOCHS[method]
+    epochs = min(max(1, round(STEPS_WANTED / steps_per_epoch)), most)
     why["n_epochs"] = (
         f"automatic: about {STEPS_WANTED} steps at {steps_per_epoch} steps an epoch, "
-        f"between 1 and {MAX_EPOCHS} epochs"
+        f"between 1 and {most} epochs"
     )
     return epochs
 
 
-def _multiplier(asked: Hyperparameters, entry: CatalogueEntry, why: dict[str, str]) -> float:
+def _rate(
+    asked: Hyperparameters,
+    options: TrainingOptions,
+    entry: CatalogueEntry,
+    method: Method,
+    steps: int,
+    why: dict[str, str],
+) -> tuple[float, float]:
+    """The multiplier, and the peak rate."""
     wanted = asked.learning_rate_multiplier
     multiplier = 1.0 if wanted == "auto" else wanted
-    given = "automatic: 1" if wanted == "auto" else f"asked: {wanted:g}"
-    why["learning_rate_multiplier"] = given
-    why["learning_rate"] = (
-        f"{entry.lora_learning_rate:g} ({entry.rate_reason}) times the multiplier {multiplier:g}"
-    )
-    return multiplier
+    rate = rate_of(entry, method, steps, options.lora_plus)
+    why["learning_rate_multiplier"] = "automatic: 1" if wanted == "auto" else f"asked: {wanted:g}"
+    why["learning_rate"] = f"{rate.value:g} ({rate.why}) times the multiplier {multiplier:g}"
+    return multiplier, rate.value * multiplier
 
 
 def _every(asked: int | str, total: int, field: str, what: str, why: dict[str, str]) -> int:

@@ -66,7 +66,7 @@ class Assignments(Document):
     deadline: float | None = None
     """The machine is paid for until then."""
     tokens_per_pass: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of all runs that one forward and backward pass may hold, by the memory plan; None: any number."""
+    """Tokens of all runs that one forward and backward pass may hold, by the memory plan; None: any."""
     park: bool = False
     """Whether optimizer states lie in main memory between their steps: the device has no room for all."""
 

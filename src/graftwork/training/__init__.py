@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 
-def main(uris: Sequence[str]) -> int:
-    """Train the runs at ``uris`` (all of one base model) until each has ended; returns the exit code.
+def main(uris: Sequence[str], assignments: str | None = None) -> int:
+    """Train the runs at ``uris``, and those listed at ``assignments``, all of one base model; the exit code.
 
     Torch is imported by the call, not by importing this package.
     """
@@ -16,4 +16,4 @@ def main(uris: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from graftwork.training.train_lora import main as train
 
-    return train(uris)
+    return train(uris, assignments)

@@ -1,4 +1,4 @@
-"""``python -m graftwork.training --run URI [--run URI …]``."""
+"""``python -m graftwork.training --run URI [--run URI …]``, or ``--assignments URI``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ app = App(name="python -m graftwork.training", help="Train the LoRA adapters of 
 
 
 @app.default
-def trainer(*, run: list[str]) -> int:
+def trainer(*, run: list[str] | None = None, assignments: str | None = None) -> int:
     """Train the runs until each has ended.
 
     Parameters
     ----------
     run
         A run folder; a path or file:// URL, optionally ending in #ATTEMPT. Give it once for each run.
+    assignments
+        A list of run folders, read again between steps: runs join by being listed.
     """
-    return main(run)
+    return main(run or [], assignments)
 
 
 if __name__ == "__main__":

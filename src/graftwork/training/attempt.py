@@ -24,6 +24,7 @@ class Time:
 
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(slots=True)

@@ -78,9 +78,17 @@ class Session:
         self.reporter.at(self.progress.step, self.progress.tokens)
         self.reporter.phase("training")
 
-    def obey(self) -> None:
-        """Do what the control plane, the clock or a signal demands; most often nothing."""
-        order = self.attempt.orders.now(margin=2 * (self._slowest_step + self._slowest_save))
+    @property
+    def saving(self) -> float:
+        """Seconds that saving takes, by the slowest so far."""
+        return self._slowest_save
+
+    def obey(self, others: float = 0.0) -> None:
+        """Do what the control plane, the clock or a signal demands; most often nothing.
+
+        ``others``: seconds that the runs in company need to save; all have the same deadline.
+        """
+        order = self.attempt.orders.now(margin=2 * (self._slowest_step + self._slowest_save + others))
         if order.act == "leave":
             self.attempt.ended = True
         elif order.act == "cancel":

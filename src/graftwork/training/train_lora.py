@@ -1,11 +1,13 @@
 """Train LoRA adapters: the entry of a worker.
 
     python -m graftwork.training --run URI [--run URI …]
+    python -m graftwork.training --assignments URI
 
-Each URI is a run folder (docs/training.md), and all runs share one base model. The trainer opens the
-folders, loads the base model once, and gives every run a session. Sessions take steps in turn; they join and
-leave between steps: when they have trained to the end, when their control file says so, when their lease
-lapses, or when they fail. One run's failure is its own. All that is learnt is written into the run folders.
+Each URI is a run folder (docs/training.md), or a list of run folders that is read again between steps; all
+runs share one base model. The trainer opens the folders, loads the base model once, and gives every run a
+session. Sessions take steps together; they join and leave between steps: when they are listed, when they have
+trained to the end, when their control file says so, when their lease lapses, or when they fail. One run's
+failure is its own. All that is learnt is written into the run folders.
 
 Exit code: 0 when every run has a result that is not the platform's fault, else 1. A run that another attempt
 has taken over is left alone and counts as well ended.
@@ -23,7 +25,8 @@ from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
 from graftwork.training.backends import Backend, backend_of
 from graftwork.training.base import open_base
-from graftwork.training.engine import Engine, Sums
+from graftwork.training.company import WAIT_SECONDS, AssignmentList, forward_backward
+from graftwork.training.engine import Engine, Sums, Work
 from graftwork.training.failures import record
 from graftwork.training.machine import set_threads
 from graftwork.training.reporting import Reporter
@@ -33,8 +36,11 @@ LoadBase = Callable[[BaseRef], tuple[Engine, Renderer]]
 FindBackend = Callable[[RunSpec], Backend | None]
 
 
-def main(uris: Sequence[str]) -> int:
-    """Train the runs at ``uris`` until each has ended; returns the exit code. SIGTERM and SIGINT pause."""
+def main(uris: Sequence[str], assignments: str | None = None) -> int:
+    """Train the runs at ``uris``, and those listed at ``assignments``; returns the exit code.
+
+    SIGTERM and SIGINT pause.
+    """
     stop = StopSignal()
     before = {number: signal.signal(number, stop.raise_it) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -42,7 +48,7 @@ def main(uris: Sequence[str]) -> int:
         trainer = Trainer(load=open_base, stop=stop)
         for uri in uris:
             trainer.join(uri)
-        trainer.run()
+        trainer.run(None if assignments is None else AssignmentList(assignments, Time()))
         return 1 if trainer.platform_failed else 0
     finally:
         for number, handler in before.items():
@@ -73,6 +79,7 @@ class Trainer:
         self._clocks = clocks or Time()
         self._backend = backend
         self._base: tuple[BaseRef, Engine, Renderer] | None = None
+        self._limit: int | None = None
 
     def join(self, uri: str) -> None:
         """Take a run in: open its folder, load the base model if it is the first, resume or start it."""
@@ -93,19 +100,38 @@ class Trainer:
         elif order.act != "leave":
             self._contained([attempt], lambda: attempt.stop(order))
 
-    def run(self) -> None:
-        """Step until no session is left."""
-        while self.sessions:
-            self.turn()
+    def run(self, assignments: AssignmentList | None = None) -> None:
+        """Step until no session is left and, with a list, none is to be awaited."""
+        while True:
+            if assignments is not None:
+                self.take(assignments)
+            if self.sessions:
+                self.turn()
+            elif assignments is None or assignments.over() or self._stop.raised:
+                return
+            else:
+                self._clocks.sleep(WAIT_SECONDS)
+
+    def take(self, assignments: AssignmentList) -> None:
+        """Take in what is new in the list, and its limits."""
+        if self.sessions:
+            assignments.busy()
+        if not self._stop.raised:
+            for uri in assignments.news():
+                self.join(uri)
+        self._limit = assignments.tokens_per_pass
 
     def turn(self) -> None:
         """One step of every session."""
         for session in self.sessions:
-            self._contained([session.attempt], session.obey)
+            others = sum(other.saving for other in self.sessions if other is not session)
+            self._contained([session.attempt], lambda: session.obey(others))  # noqa: B023 - called at once
         self._part()
-        outcomes = self._step()
-        for session, outcome in zip(self.sessions, outcomes, strict=False):
-            self._contained([session.attempt], lambda: finish(session, outcome))  # noqa: B023 - called at once
+        work = {session: work for session in self.sessions if (work := self._work(session)) is not None}
+        if self._base is not None and work:
+            outcomes = forward_backward(self._base[1], list(work.values()), self._limit)
+            for session, outcome in zip(work, outcomes, strict=True):
+                self._contained([session.attempt], lambda: finish(session, outcome))  # noqa: B023
         self._part()
 
     def _begin(self, attempt: Attempt) -> None:
@@ -127,14 +153,11 @@ class Trainer:
         self.sessions.append(session)
         session.start()
 
-    def _step(self) -> list[Sums | GraftworkError]:
-        """Gradients of all sessions in one call; an error that is everybody's fails everybody."""
-        outcomes: list[Sums | GraftworkError] = []
-        if self._base is not None and self.sessions:
-            engine, work = self._base[1], [session.work() for session in self.sessions]
-            attempts = [session.attempt for session in self.sessions]
-            self._contained(attempts, lambda: outcomes.extend(engine.forward_backward(work)))
-        return outcomes
+    def _work(self, session: Session) -> Work | None:
+        """A session's share of the next pass; None when making it failed."""
+        made: list[Work] = []
+        self._contained([session.attempt], lambda: made.append(session.work()))
+        return made[0] if made else None
 
     def _part(self) -> None:
         for session in [session for session in self.sessions if session.attempt.ended]:
@@ -165,9 +188,9 @@ class Trainer:
             self.platform_failed = True
 
 
-def finish(session: Session, outcome: Sums | GraftworkError) -> None:
+def finish(session: Session, outcome: Sums | Exception) -> None:
     """Hand a session its part of a step, or the error that it became."""
-    if isinstance(outcome, GraftworkError):
+    if isinstance(outcome, Exception):
         raise outcome
     session.finish(outcome)
 

@@ -29,10 +29,10 @@ def settings(data: Path, steps: int, seconds: float) -> Settings:
     return Settings(
         data=data,
         organization="Acme",
-        trainer=(sys.executable, str(PROGRAM), str(steps), str(seconds), "--run"),
+        trainer=(sys.executable, str(PROGRAM), str(steps), str(seconds)),
         agreement_bound=0.01,
         pace=Pace(poll=0.1),
-        limits=Limits(watch=0.1, waiting=0.1),
+        limits=Limits(watch=0.1, waiting=0.1, company=1),
     )
 
 

@@ -213,6 +213,7 @@ PREFERENCE_CASES = [
     ("no_assistant_message", {**PAIR, "preferred_output": [USER]}, "preferred_output"),
     ("preference_malformed", {"chosen": "a", "rejected": "b"}, "prompt"),
     ("preference_malformed", {"chosen": [USER, ANSWER], "rejected": [ANSWER, ANSWER]}, "rejected"),
+    ("label_invalid", {"prompt": "a", "completion": "b", "label": "perhaps"}, "label"),
 ]
 
 
@@ -222,6 +223,11 @@ PREFERENCE_CASES = [
 def test_preference_findings(code, row, field):
     report = validate(lines(row), purpose="any")
     assert (code, 1, field) in [(f.code, f.line, f.field) for f in report.errors]
+
+
+def test_feedback_of_one_label_teaches_nothing():
+    rows = [{"prompt": f"a{n}", "completion": "b", "label": True} for n in range(10)]
+    assert "one_label" in [f.code for f in validate(lines(*rows), method="kto").errors]
 
 
 def parquet(rows):

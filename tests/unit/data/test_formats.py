@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from graftwork.data import Report, canonical, detect, read_canonical, validate
+from graftwork.data import Report, canonical, detect, measure, read_canonical, validate
 from graftwork.data.containers import MAX_LINE
+from graftwork.data.encoding import windows
 from graftwork.data.findings import Findings
 from graftwork.data.parquet import read_parquet
 
@@ -150,7 +151,7 @@ def test_preferences_become_openais(shape, row):
     assert (report.findings, report.format.shape) == ((), shape)
     assert report.rows_canonical() == [PAIR]
     assert [f.code for f in validate(lines([row]), purpose="valid").findings] == ["method_mismatch"]
-    assert validate(lines([row]), purpose="valid", method="preference").ok
+    assert validate(lines([row]), purpose="valid", method="dpo").ok
 
 
 def test_preferences_are_counted(renderer):
@@ -289,3 +290,69 @@ def test_a_parquet_row_may_be_no_longer_than_a_line():
     )
     assert [(finding.code, finding.line) for finding in report.findings] == [("line_too_long", 2)]
     assert report.rows_canonical() == [{"text": "a"}, {"text": "b"}]
+
+
+WANTED = {"input": {"messages": [USER]}, "output": [ANSWER], "label": True}
+FEEDBACK = [
+    {"prompt": USER["content"], "completion": ANSWER["content"], "label": True},
+    {"prompt": [USER], "completion": [ANSWER], "label": True},
+]
+
+
+@pytest.mark.parametrize("row", FEEDBACK)
+def test_feedback_is_told_by_its_three_fields(row):
+    report = validate(lines([row]), purpose="valid", method="kto")
+    assert (report.findings, report.format.shape) == ((), "feedback")
+    assert report.rows_canonical() == [WANTED]
+
+
+def test_feedback_needs_both_labels_to_train_on():
+    rows = [{**FEEDBACK[0], "completion": f"Yes {n}."} for n in range(10)]
+    assert [f.code for f in validate(lines(rows), method="kto").findings] == ["one_label"]
+    rows[3]["label"] = False
+    assert validate(lines(rows), method="kto").ok
+    rows[4]["label"] = "perhaps"
+    assert [f.code for f in validate(lines(rows), method="kto").findings] == ["label_invalid"]
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "ok"),
+    [
+        ("kto", PAIR, True),
+        ("orpo", PAIR, True),
+        ("dpo", FEEDBACK[0], False),
+        ("dpo", {"messages": [USER, ANSWER]}, False),
+        ("cpt", {"text": "Once."}, True),
+        ("cpt", {"messages": [USER, ANSWER]}, False),
+        ("sft", FEEDBACK[0], False),
+    ],
+)
+def test_each_method_takes_its_own_rows(method, row, ok):
+    found = [f.code for f in validate(lines([row]), purpose="valid", method=method).findings]
+    assert found == ([] if ok else ["method_mismatch"])
+
+
+def test_only_the_answer_of_a_preference_carries_loss(renderer):
+    asked = {"messages": [USER, ANSWER, USER]}
+    row = {
+        "input": asked,
+        "preferred_output": [ANSWER],
+        "non_preferred_output": [{**ANSWER, "content": "No."}],
+    }
+    alone = {**row, "input": {"messages": [USER]}}
+    sizes = [measure([item], renderer) for item in (row, alone)]
+    assert sizes[0].rows == 1
+    assert sizes[0].labelled == sizes[1].labelled
+    assert sizes[0].tokens > sizes[1].tokens
+
+
+def test_long_texts_are_cut_into_windows_that_lose_no_token(renderer):
+    encoded = renderer.encode({"text": " ".join(["word"] * 40)})
+    pieces = windows(encoded, 16)
+    assert max(len(piece.tokens) for piece in pieces) == 16
+    assert sum(piece.labelled for piece in pieces) == encoded.labelled
+    told = [piece.tokens if not at else piece.tokens[1:] for at, piece in enumerate(pieces)]
+    assert [token for piece in told for token in piece] == encoded.tokens
+    size = measure([{"text": " ".join(["word"] * 40)}], renderer, 16, whole=True)
+    assert (size.rows, size.labelled) == (len(pieces), encoded.labelled)
+    assert windows(encoded, len(encoded.tokens)) == [encoded]

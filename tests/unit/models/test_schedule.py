@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from graftwork.core.specs import Hyperparameters, LoraSpec, TrainingOptions
 from graftwork.models import Catalogue, DataSize, choose, plan
 from graftwork.models.planning import adapter_parameters
+from graftwork.models.rates import rate_of
 
 ENTRY = Catalogue().get("Qwen/Qwen3-0.6B")
 
@@ -53,10 +54,11 @@ def test_every_choice_is_possible_and_explained(rows, epochs, batch, multiplier)
     assert 1 <= schedule.accumulation <= schedule.batch_size <= rows
     assert 1 <= schedule.eval_every <= schedule.total_steps
     assert schedule.n_epochs == epochs or epochs == "auto"
-    assert schedule.learning_rate == ENTRY.lora_learning_rate * schedule.learning_rate_multiplier
+    rate = rate_of(ENTRY, "sft", schedule.total_steps).value
+    assert schedule.learning_rate == rate * schedule.learning_rate_multiplier
     assert set(schedule.explained) == {
         "batch_size", "n_epochs", "learning_rate_multiplier", "learning_rate", "eval_every",
-        "checkpoint_every", "max_length", "total_steps",
+        "checkpoint_every", "max_length", "total_steps", "rank",
     }  # fmt: skip
     assert all(schedule.explained.values())
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from graftwork.compute.port import MachineInfo, Provider
 from graftwork.control.bell import Bell
 from graftwork.control.reconcilers.base import Loop, Pace
+from graftwork.control.reconcilers.jobs.company import aboard
 from graftwork.control.reconcilers.jobs.context import Pool
 from graftwork.control.reconcilers.jobs.machines import close
 from graftwork.core.clock import Clock
 from graftwork.core.errors import MachineError, UserError
 from graftwork.core.nouns import Job, LedgerEntry, Machine
-from graftwork.core.states import ON_MACHINE, TERMINAL
-from graftwork.store import Store
+from graftwork.core.states import TERMINAL
+from graftwork.store import Store, Tx
 
 log = logging.getLogger("graftwork.control")
 
@@ -76,13 +77,13 @@ class Sweeper(Loop):
     async def _leftovers(self) -> int:
         """Machines we know of that are past their deadline, or that no job is on any more."""
         async with self._store.read() as tx:
-            known = [(machine, await tx.jobs.any_get(machine.job_id)) for machine in await tx.machines.live()]
+            known = [(machine, await _needed(tx, machine)) for machine in await tx.machines.live()]
         swept = 0
-        for machine, job in known:
+        for machine, needed in known:
             pool = self._pools.get(machine.provider)
             if pool is None:
                 log.warning("sweeper: %s is at %s, which is not configured", machine.name, machine.provider)
-            elif not _needed(machine, job):
+            elif not needed:
                 close_it = close(self._store, self.clock, self._pools, machine)
                 swept += await self._deed(close_it, machine)
             elif machine.deadline + self._graces.deadline < self.clock.now():
@@ -127,8 +128,10 @@ class Sweeper(Loop):
         return swept
 
 
-def _needed(machine: Machine, job: Job | None) -> bool:
-    return job is not None and job.phase in ON_MACHINE and job.fence == machine.fence
+async def _needed(tx: Tx, machine: Machine) -> bool:
+    """Whether some job is on the machine."""
+    runs = await tx.runs.aboard(machine.name)
+    return any([aboard(run, await tx.jobs.any_get(run.job_id)) for run in runs])
 
 
 def _orphan(entry: LedgerEntry, job: Job | None) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from graftwork.billing import reserve_machine, reserve_training
+from graftwork.billing import TRAINING, reserve_machine, reserve_training, shared_key
 from graftwork.compute.port import Need, Offer, Unknown
+from graftwork.control.fairness import WINDOW, Waiting, turns
 from graftwork.control.plan import plan_of
+from graftwork.control.reconcilers.jobs.company import Seat, alone, seat
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Instead, Note, Step
@@ -12,15 +14,47 @@ from graftwork.core import ids
 from graftwork.core.errors import BudgetExceeded, PlatformError, UserError
 from graftwork.core.nouns import Job, Machine, Run
 from graftwork.core.states import MachineState, Phase
+from graftwork.models.company import NO_LOSS, PAYS, kind_of
 from graftwork.store import Tx
 
 
 async def queued(ctx: Context, job: Job) -> Step:
-    """Reserve the budget, choose the cheapest offer and write the intent; or wait for a free machine."""
+    """Reserve the budget and come aboard a machine, or want one; or wait for either.
+
+    A machine that trains the same base model already is taken where company pays; where no other is free,
+    also where it only loses nothing. Those who wait take turns (``control.fairness``).
+    """
     offers = await cheapest(ctx, need_of(job))
     async with ctx.store.read() as tx:
         free = [offer for offer in offers if await _has_room(ctx, tx, offer)]
-    return _intent(ctx, job, free[0]) if free else waiting(ctx, job, "Waiting for a free machine.")
+    found = await seat(ctx, job, PAYS if free else NO_LOSS)
+    if found is None and not free:
+        return waiting(ctx, job, "Waiting for a free machine.")
+    if not await _its_turn(ctx, job, None if found is None else found.machine):
+        return waiting(ctx, job, "Waiting for its turn: other projects were given less.")
+    return _intent(ctx, job, free[0]) if found is None else _join(ctx, job, found)
+
+
+async def _its_turn(ctx: Context, job: Job, machine: Machine | None) -> bool:
+    """Whether nobody who waits for the same, and looks for it now, comes first."""
+    now = ctx.clock.now()
+    async with ctx.store.read() as tx:
+        queue = [other for other in await tx.jobs.queued() if other.next_at <= now + 2 * ctx.limits.waiting]
+        given = await tx.ledger.trained_since(TRAINING, now - WINDOW)
+    if machine is not None:  # who cannot come aboard does not wait for it
+        queue = [other for other in queue if _alike(other, job) and alone(ctx, other) is None]
+    line = [
+        Waiting(other.id, other.project_id, plan.quote.tokens if plan.quote else 0, other.created_at)
+        for other in queue
+        if (plan := plan_of(other))
+    ]
+    order = turns(line, given)
+    return not order or order[0].key == job.id or all(one.key != job.id for one in order)
+
+
+def _alike(one: Job, other: Job) -> bool:
+    specs = plan_of(one).spec, plan_of(other).spec
+    return None not in specs and len({kind_of(spec) for spec in specs if spec is not None}) == 1
 
 
 def need_of(job: Job) -> Need:
@@ -67,6 +101,10 @@ def _intent(ctx: Context, job: Job, offer: Offer) -> Step:
         price_per_hour=offer.price_per_hour,
         deadline=now + ctx.limits.deadline,
         created_at=now,
+        shared=alone(ctx, job) is None,
+        memory=offer.gpu_memory if offer.gpus else offer.memory,
+        cores=offer.cores,
+        gpus=offer.gpus,
     )
     run = Run(job_id=job.id, fence=fence, uri=ctx.uri(job), machine=name, created_at=now)
 
@@ -74,7 +112,7 @@ def _intent(ctx: Context, job: Job, offer: Offer) -> Step:
         if not await _has_room(ctx, tx, offer):
             raise Instead(waiting(ctx, job, "Waiting for a free machine."))
         try:
-            await _reserve(tx, job, machine)
+            await _reserve(tx, job, machine, now)
         except BudgetExceeded as error:
             raise Instead(failed(ctx, job, error.code, error.text)) from error
         await tx.runs.create(run)
@@ -83,7 +121,33 @@ def _intent(ctx: Context, job: Job, offer: Offer) -> Step:
     return Step(move=Phase.PROVISIONING, changes={"fence": fence}, writes=(write,))
 
 
-async def _reserve(tx: Tx, job: Job, machine: Machine) -> None:
+def _join(ctx: Context, job: Job, found: Seat) -> Step:
+    """Come aboard: reserved and written down first, listed afterwards."""
+    fence, now, name = job.fence + 1, ctx.clock.now(), found.machine.name
+    run = Run(job_id=job.id, fence=fence, uri=ctx.uri(job), machine=name, created_at=now)
+    others = len(found.aboard)
+
+    async def write(tx: Tx) -> None:
+        machine = await tx.machines.lock(name)
+        there = tuple((other.job_id, other.fence) for other in await tx.runs.aboard(name))
+        shut = machine is None or machine.state is MachineState.GONE or machine.closed_at is not None
+        if machine is None or shut or set(there) != set(found.aboard):
+            raise Instead(Step(delay=ctx.limits.waiting / 4))  # it is no longer what was looked at
+        try:
+            await _reserve(tx, job, machine, now, shared_key(name, job.id, fence))
+        except BudgetExceeded as error:
+            raise Instead(failed(ctx, job, error.code, error.text)) from error
+        await tx.runs.create(run)
+
+    message = (
+        f"Joins a machine that trains {'another run' if others == 1 else f'{others} other runs'} of the same "
+        f"base model: {found.verdict.why}."
+    )
+    note = Note(message=message, data={"code": "joined", "others": others, "gain": found.verdict.gain})
+    return Step(move=Phase.PROVISIONING, changes={"fence": fence}, notes=(note,), writes=(write,))
+
+
+async def _reserve(tx: Tx, job: Job, machine: Machine, at: float, key: str | None = None) -> None:
     plan = plan_of(job)
     if plan.quote is None:
         raise PlatformError(f"Job {job.id} has no quote.", code="quote_missing")
@@ -93,7 +157,7 @@ async def _reserve(tx: Tx, job: Job, machine: Machine) -> None:
         job_id=job.id,
         base=job.base,
         quoted=plan.quote,
-        at=machine.created_at,
+        at=at,
     )
     await reserve_machine(
         tx,
@@ -103,5 +167,6 @@ async def _reserve(tx: Tx, job: Job, machine: Machine) -> None:
         provider=machine.provider,
         price_per_hour=machine.price_per_hour,
         seconds=plan.seconds,
-        at=machine.created_at,
+        at=at,
+        key=key,
     )

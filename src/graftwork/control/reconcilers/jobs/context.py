@@ -42,6 +42,12 @@ class Limits:
     """A machine whose trainer shows no life for so long is not renewed any more."""
     waiting: float = 2.0
     """Before asking again for a machine, or for a placement."""
+    company: int = 16
+    """Runs that may share a machine; 1 gives each its own."""
+    idle: float = 30.0
+    """A shared machine's trainer without a run ends itself after so long."""
+    parting: float = 60.0
+    """How long a run that is cancelled among others may show no life before it is not waited for."""
     losses: int = 2
     """Attempts lost in a row without progress that end a job."""
     evaluation_rows: int = 100
@@ -61,7 +67,7 @@ class Context:
     runs: Path
     """Folder of all run folders."""
     trainer: tuple[str, ...]
-    """Command of the trainer; the run's URI is appended."""
+    """Command of the trainer; ``--run`` or ``--assignments`` and a URI are appended."""
     environment: Mapping[str, str]
     """What the trainer is told besides."""
     code_version: str

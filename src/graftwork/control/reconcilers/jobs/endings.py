@@ -8,12 +8,14 @@ from typing import Any
 
 from graftwork.billing import release_training, settle_training
 from graftwork.control.plan import plan_of
+from graftwork.control.reconcilers.jobs.company import leave, others_aboard
 from graftwork.control.reconcilers.jobs.context import Context
-from graftwork.control.reconcilers.jobs.machines import close, machine_of
+from graftwork.control.reconcilers.jobs.machines import machine_of
+from graftwork.control.reconcilers.jobs.sight import look, tell
 from graftwork.control.reconcilers.jobs.step import Level, Note, Step
 from graftwork.core.errors import Conflict, GraftworkError
 from graftwork.core.nouns import Job, Json
-from graftwork.core.states import Outcome, Phase
+from graftwork.core.states import ON_MACHINE, Outcome, Phase
 from graftwork.store import Tx
 
 LOG_LINES = 12
@@ -44,9 +46,16 @@ def failed(
 
 
 async def cancelled(ctx: Context, job: Job) -> Step:
-    """The job ends because its owner wanted it: its machine goes first, and what was trained is paid."""
-    machine = await machine_of(ctx, job)
-    if machine is not None and not await close(ctx.store, ctx.clock, ctx.pools, machine):
+    """The job ends because its owner wanted it: its machine goes first, and what was trained is paid.
+
+    A machine that others are on stays: its trainer is asked to let go of this run.
+    """
+    if job.phase in ON_MACHINE and await others_aboard(ctx, job):
+        sight = await look(ctx, job)
+        if not sight.over and ctx.clock.now() - sight.life < ctx.limits.parting:
+            await tell(ctx, job, sight)
+            return Step(delay=ctx.limits.watch / 2)
+    if not await leave(ctx, job):
         return Step(delay=ctx.limits.watch / 2)
     tokens = await trained_tokens(ctx, job)
     quote = plan_of(job).quote
@@ -95,18 +104,22 @@ async def lost(ctx: Context, job: Job, why: str) -> Step:
 
 async def given_up(ctx: Context, job: Job, error: Exception, why: str) -> Step:
     """The platform cannot go on with the job: its machine goes first, then it ends with the error."""
-    machine = await machine_of(ctx, job)
-    if machine is not None and not await close(ctx.store, ctx.clock, ctx.pools, machine):
+    if not await leave(ctx, job):
         return Step(delay=ctx.limits.waiting)
     code = error.code if isinstance(error, GraftworkError) else "internal_error"
     return failed(ctx, job, code, why)
 
 
 async def last_words(ctx: Context, job: Job) -> str:
-    """The end of the newest attempt's log, as the trainer wrote it or as the machine kept it."""
+    """The end of the newest attempt's log, as the trainer wrote it or as the machine kept it.
+
+    The log of a machine that several runs had speaks of all of them: it is shown to none of their owners.
+    """
     text, _ = await asyncio.to_thread(ctx.reader(job).log, job.fence)
-    if not text.strip():
-        machine = await machine_of(ctx, job)
+    machine = await machine_of(ctx, job)
+    async with ctx.store.read() as tx:
+        runs = [] if machine is None else await tx.runs.on(machine.name)
+    if not text.strip() and len(runs) < 2:
         pool = None if machine is None else ctx.pools.get(machine.provider)
         if machine is not None and pool is not None:
             page = await pool.provider.logs(machine.name)

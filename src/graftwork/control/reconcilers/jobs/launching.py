@@ -9,10 +9,11 @@ from graftwork.compute.offers import fits
 from graftwork.compute.port import BadRequest, Credential, LaunchSpec, Money, NoCapacity, Offer, Unknown
 from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.admission import need_of, waiting
+from graftwork.control.reconcilers.jobs.company import assign, list_uri
 from graftwork.control.reconcilers.jobs.context import Context
-from graftwork.control.reconcilers.jobs.endings import lost
+from graftwork.control.reconcilers.jobs.endings import interrupted, lost
 from graftwork.control.reconcilers.jobs.machines import close, machine_of, pool_of
-from graftwork.control.reconcilers.jobs.step import Note, Step
+from graftwork.control.reconcilers.jobs.step import Note, Step, Write
 from graftwork.core.errors import MachineError
 from graftwork.core.nouns import Job, Machine
 from graftwork.core.states import MachineState, Phase, Want
@@ -24,14 +25,22 @@ from graftwork.store import Tx
 async def provisioning(ctx: Context, job: Job) -> Step:
     """Make the machine that was wanted; safe to repeat after a crash at any point."""
     machine = await machine_of(ctx, job)
-    if machine is None or machine.fence != job.fence:
+    async with ctx.store.read() as tx:
+        run = await tx.runs.latest(job.id)
+    if machine is None or run is None or run.fence != job.fence:
         raise MachineError(f"Job {job.id} is provisioning without an intent.", code="intent_missing")
+    if (machine.job_id, machine.fence) != (job.id, job.fence):
+        return await _come_aboard(ctx, job, machine)
     if machine.state is MachineState.GONE:
         return await lost(ctx, job, "its machine was gone before it started")
     await _prepare(ctx, job, machine)
     provider = pool_of(ctx.pools, machine).provider
+    if machine.shared:
+        await assign(ctx, machine)
+    told = ["--assignments", list_uri(ctx, machine.name)]
+    alone = ["--run", f"{ctx.uri(job)}#{job.fence}"]
     spec = LaunchSpec(
-        command=[*ctx.trainer, f"{ctx.uri(job)}#{machine.fence}"],
+        command=[*ctx.trainer, *(told if machine.shared else alone)],
         run_uri=ctx.uri(job),
         env=dict(ctx.environment),
         deadline=ctx.clock.now() + ctx.limits.deadline,
@@ -54,11 +63,26 @@ async def provisioning(ctx: Context, job: Job) -> Step:
     async def write(tx: Tx) -> None:
         await tx.machines.set_state(machine.name, MachineState.LAUNCHED, at=started)
 
+    return _started(ctx, job, write)
+
+
+async def _come_aboard(ctx: Context, job: Job, machine: Machine) -> Step:
+    """Have the trainer of a machine that was launched for another run take this one in, by listing it."""
+    if machine.state is MachineState.GONE:
+        return interrupted(ctx, job, "the machine it was to join is gone")
+    await _prepare(ctx, job, machine)
+    if machine.state is not MachineState.LAUNCHED:
+        return Step(delay=ctx.limits.watch)
+    await assign(ctx, machine)
+    return _started(ctx, job)
+
+
+def _started(ctx: Context, job: Job, *writes: Write) -> Step:
     return Step(
         move=Phase.PREPARING,
         changes={"started_at": job.started_at or ctx.clock.now()},
         notes=(Note(message="Fine-tuning job started", dedupe="started"),),
-        writes=(write,),
+        writes=writes,
     )
 
 
@@ -71,7 +95,7 @@ async def _prepare(ctx: Context, job: Job, machine: Machine) -> None:
     now = ctx.clock.now()
     control = Control(
         want=Want.RUN,
-        fence=machine.fence,
+        fence=job.fence,
         lease_until=now + ctx.limits.lease,
         deadline=now + ctx.limits.deadline,
         price_per_hour=machine.price_per_hour or None,

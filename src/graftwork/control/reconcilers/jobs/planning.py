@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graftwork.billing import ModelPrice, Quote, ensure_prices, quote
@@ -15,10 +16,10 @@ from graftwork.control.reconcilers.jobs.step import Note, Step
 from graftwork.core.errors import BudgetExceeded, PlatformError
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Job
-from graftwork.core.specs import DataRef, Hyperparameters, LoraSpec, RunSpec, Schedule
+from graftwork.core.specs import DataRef, Hyperparameters, RunSpec
 from graftwork.core.states import Phase
 from graftwork.data import Renderer, Row, canonical, measure, read_canonical, split
-from graftwork.models import CatalogueEntry, DataSize, Plan, base_ref, choose, plan
+from graftwork.models import CatalogueEntry, DataSize, Plan, Target, base_ref, choose, fit
 from graftwork.runs import layout
 
 
@@ -38,17 +39,29 @@ async def planning(ctx: Context, job: Job) -> Step:
     options = options_of(job)
     parts = await _parts(ctx, job, await ctx.bases.renderer(job.base), options.max_length or entry.context)
     asked = Hyperparameters.model_validate(job.asked["hyperparameters"])
-    chosen = choose(asked, options, entry, parts.size)
-    schedule, offer, estimate = _fitted(await cheapest(ctx, Need()), entry, chosen, options.lora, parts.size)
+    method = options.method or "sft"
+    chosen = choose(asked, options, entry, parts.size, method)
+    found = fit(
+        entry,
+        chosen,
+        options.lora,
+        parts.size,
+        targets_of(await cheapest(ctx, Need())),
+        method=method,
+        trainer="native" if options.trainer == "auto" else options.trainer,
+        quantization=options.quantization,
+    )
+    estimate, target = found.plan, found.target
     if not estimate.fits:
-        return failed(ctx, job, "does_not_fit", _too_large(estimate, offer))
+        return failed(ctx, job, "does_not_fit", _too_large(estimate, target))
     spec = RunSpec(
         job_id=job.id,
         base=base_ref(entry),
         train=_data(layout.TRAIN, parts.train),
         valid=None if parts.valid is None else _data(layout.VALID, parts.valid),
         lora=options.lora,
-        schedule=schedule,
+        schedule=found.schedule,
+        quantization=estimate.quantization,
         seed=job.seed,
         code_version=ctx.code_version,
     )
@@ -64,8 +77,8 @@ async def planning(ctx: Context, job: Job) -> Step:
         estimate=estimate.to_json(),
         quote=quoted,
         seconds=estimate.seconds,
-        memory=estimate.memory_bytes if offer is not None and _room(offer) else 0,
-        on_gpu=offer is not None and offer.gpus > 0,
+        memory=estimate.memory_bytes if target is not None and target.memory else 0,
+        on_gpu=target is not None and target.device == "gpu",
     )
     return Step(
         move=Phase.QUEUED,
@@ -78,40 +91,19 @@ async def planning(ctx: Context, job: Job) -> Step:
     )
 
 
-def _fitted(
-    offers: list[Offer], entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
-) -> tuple[Schedule, Offer | None, Plan]:
-    """As ``_estimated``; steps are split until they fit: the gradient stays the whole batch's."""
-    offer, estimate = _estimated(offers, entry, schedule, lora, size)
-    while not estimate.fits and schedule.accumulation < schedule.batch_size:
-        parts = min(2 * schedule.accumulation, schedule.batch_size)
-        why = f"a step is computed in {parts} parts, so that it fits into the machine's memory"
-        explained = {**schedule.explained, "accumulation": why}
-        schedule = schedule.model_copy(update={"accumulation": parts, "explained": explained})
-        offer, estimate = _estimated(offers, entry, schedule, lora, size)
-    return schedule, offer, estimate
-
-
-def _estimated(
-    offers: list[Offer], entry: CatalogueEntry, schedule: Schedule, lora: LoraSpec, size: DataSize
-) -> tuple[Offer | None, Plan]:
-    """The plan on the cheapest machine on offer that it fits on, else on the largest; on any if none is."""
-    if not offers:
-        return None, plan(entry, schedule, lora, size)
-    plans = [
-        plan(
-            entry,
-            schedule,
-            lora,
-            size,
+def targets_of(offers: Sequence[Offer]) -> list[Target]:
+    """The machines on offer as the planner sees them."""
+    return [
+        Target(
+            name=f"{offer.provider} {offer.gpu or f'{offer.cores} cores'}",
             memory=_room(offer),
             device="gpu" if offer.gpus else "cpu",
             cores=offer.cores,
+            gpu=offer.gpu,
+            price_per_hour=offer.price_per_hour,
         )
         for offer in offers
     ]
-    pairs = list(zip(offers, plans, strict=True))
-    return next((pair for pair in pairs if pair[1].fits), max(pairs, key=lambda pair: _room(pair[0]) or 0))
 
 
 def _room(offer: Offer) -> int | None:
@@ -119,9 +111,9 @@ def _room(offer: Offer) -> int | None:
     return (offer.gpu_memory if offer.gpus else offer.memory) or None
 
 
-def _too_large(estimate: Plan, offer: Offer | None) -> str:
-    has = (_room(offer) or 0) if offer is not None else 0
-    kind = "GPU" if offer is not None and offer.gpus else "machine"
+def _too_large(estimate: Plan, target: Target | None) -> str:
+    has = (target.memory or 0) if target is not None else 0
+    kind = "GPU" if target is not None and target.device == "gpu" else "machine"
     largest = max(estimate.memory, key=lambda part: estimate.memory[part])
     return (
         f"Training needs about {_gib(estimate.memory_bytes)} of memory (most of it for {largest}), and the "

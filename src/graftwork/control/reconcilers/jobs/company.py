@@ -1,0 +1,165 @@
+"""Jobs that share a machine: who may come aboard, the list its trainer reads, and leaving without a stir.
+
+Who is aboard is a matter of rows: the runs that name the machine and have not left it. The assignment list is
+made from them, by whichever job of the machine looks next, so a list that was written late or never is mended
+within a second. A run is asked to stop by its own ``control.json`` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from graftwork.control.plan import plan_of
+from graftwork.control.reconcilers.jobs.context import Context
+from graftwork.control.reconcilers.jobs.machines import close, machine_of
+from graftwork.core.errors import GraftworkError
+from graftwork.core.nouns import Job, Machine, Run
+from graftwork.core.states import ON_MACHINE, MachineState
+from graftwork.models.company import Host, Member, Verdict, kind_of, may_join, tokens_per_pass, why_alone
+from graftwork.runs.assignments import read_assignments, write_assignments
+from graftwork.runs.documents import Assignment, Assignments
+from graftwork.store import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A place on a machine that trains already."""
+
+    machine: Machine
+    aboard: tuple[tuple[str, int], ...]
+    """Jobs and fences that were there when it was found."""
+    verdict: Verdict
+
+
+def alone(ctx: Context, job: Job) -> str | None:
+    """Why a job can have no company now; None if it can."""
+    if ctx.limits.company < 2:
+        return "company is switched off"
+    if job.losses:
+        return "an attempt of it was lost: until it makes progress, nobody else is put at risk"
+    spec = plan_of(job).spec
+    return "it has no plan" if spec is None else why_alone(spec)
+
+
+def host_of(machine: Machine) -> Host:
+    """A machine as the planner sees it."""
+    return Host("gpu" if machine.gpus else "cpu", machine.memory, machine.cores)
+
+
+async def member_of(ctx: Context, job: Job) -> Member | None:
+    """A job as its company sees it; None for one that was never planned."""
+    plan = plan_of(job)
+    if plan.spec is None or plan.estimate is None:
+        return None
+    entry = await ctx.bases.get(job.base)
+    schedule, parts = plan.spec.schedule, plan.estimate["memory"]
+    resident, adapter = parts["weights"] + parts["runtime"], parts["adapter"]
+    steps = max(1, schedule.total_steps * schedule.accumulation)
+    return Member(
+        key=job.id,
+        kind=kind_of(plan.spec),
+        shape=entry.shape,
+        tokens=max(1, plan.estimate["trained_tokens"] // steps),
+        adapter=adapter,
+        working=sum(parts.values()) - resident - adapter,
+        resident=resident,
+        widest=-(-schedule.batch_size // schedule.accumulation) * schedule.max_length,
+    )
+
+
+async def seat(ctx: Context, job: Job, pays: float) -> Seat | None:
+    """The machine of the greatest gain that the job may come aboard of; None when there is none."""
+    me = await member_of(ctx, job)
+    if me is None or alone(ctx, job) is not None:
+        return None
+    async with ctx.store.read() as tx:
+        crews = [(machine, await _crew(tx, machine)) for machine in await tx.machines.open()]
+    seats: list[Seat] = []
+    for machine, crew in crews:
+        there = [member for other in crew if (member := await member_of(ctx, other)) is not None]
+        if not there or len(there) < len(crew) or any(alone(ctx, other) for other in crew):
+            continue
+        if plan_of(job).on_gpu != (machine.gpus > 0) or machine.deadline <= ctx.clock.now():
+            continue
+        verdict = may_join(me, there, host_of(machine), pays=pays, limit=ctx.limits.company)
+        if verdict.ok:
+            seats.append(Seat(machine, tuple((other.id, other.fence) for other in crew), verdict))
+    return max(seats, key=lambda found: found.verdict.gain, default=None)
+
+
+async def _crew(tx: Tx, machine: Machine) -> list[Job]:
+    """The jobs aboard a machine."""
+    found = [(run, await tx.jobs.any_get(run.job_id)) for run in await tx.runs.aboard(machine.name)]
+    return [job for run, job in found if job is not None and aboard(run, job)]
+
+
+def aboard(run: Run, job: Job | None) -> bool:
+    """Whether a run that has not left is still the one its job is on."""
+    return job is not None and run.off_at is None and job.phase in ON_MACHINE and job.fence == run.fence
+
+
+def list_uri(ctx: Context, machine: str) -> str:
+    """Where the assignment list of a machine lies."""
+    return (ctx.runs / "assignments" / f"{machine}.json").absolute().as_uri()
+
+
+async def assign(ctx: Context, machine: Machine) -> int:
+    """Make the machine's assignment list true, if it is not; how many runs are aboard."""
+    async with ctx.store.read() as tx:
+        now, runs = await tx.machines.get(machine.name), await tx.runs.aboard(machine.name)
+    if now is None:
+        return 0
+    uri, listed = list_uri(ctx, machine.name), tuple(Assignment(uri=r.uri, fence=r.fence) for r in runs)
+    try:
+        held = await asyncio.to_thread(read_assignments, uri)
+    except GraftworkError:
+        held = None
+    same = held is not None and (held.runs, held.closed) == (listed, now.closed_at is not None)
+    if not same or held is None or held.deadline != now.deadline:
+        async with ctx.store.read() as tx:
+            crew = await _crew(tx, machine)
+        there = [member for other in crew if (member := await member_of(ctx, other)) is not None]
+        wanted = Assignments(
+            runs=listed,
+            closed=now.closed_at is not None,
+            idle_s=ctx.limits.idle,
+            deadline=now.deadline,
+            tokens_per_pass=tokens_per_pass(there, host_of(now)) if there else None,
+            park=now.gpus > 0 and len(there) > 1,
+        )
+        await asyncio.to_thread(write_assignments, uri, wanted)
+    return len(runs)
+
+
+async def others_aboard(ctx: Context, job: Job) -> bool:
+    """Whether other runs are on the machine of the job's newest attempt."""
+    async with ctx.store.read() as tx:
+        run = await tx.runs.latest(job.id)
+        there = [] if run is None else await tx.runs.aboard(run.machine)
+    return any(other.job_id != job.id for other in there)
+
+
+async def leave(ctx: Context, job: Job, *, over: bool = False) -> bool:
+    """Take the job off its machine; True once nothing of it is left there.
+
+    The last one closes the machine, and waits until the provider says that it is gone; from the moment that
+    is decided nobody comes aboard any more. ``over``: the machine has ended, for everybody.
+    """
+    async with ctx.store.read() as tx:
+        run = await tx.runs.latest(job.id)
+    machine = await machine_of(ctx, job)
+    if run is None or machine is None or machine.state is MachineState.GONE:
+        return True
+    # One that was never launched trains nobody: those who came aboard meanwhile look for another.
+    if machine.shared and not over and machine.state is not MachineState.INTENDED:
+        now = ctx.clock.now()
+        async with ctx.store.begin() as tx:
+            await tx.machines.lock(machine.name)
+            await tx.runs.leave(job.id, run.fence, now)
+            rest = await tx.runs.aboard(machine.name)
+            if not rest:
+                await tx.machines.shut(machine.name, now)
+        if rest:
+            return True
+    return await close(ctx.store, ctx.clock, ctx.pools, machine)
