@@ -65,13 +65,13 @@ def main() -> int:
     # The frozen base. Loading it wraps every linear layer, so that adapters can be mixed in token by token.
     model = BaseModel(asked.base, device, dtype)
     codec = TokenizerCodec(asked.base)
-    cache = KVCache(model.kv)
+    cache = KVCache(model.kv, model.states)
 
     # Adapters are read and checked against the base: shapes, ranks, finite numbers. "base" needs none.
     adapters: dict[str, Adapter | None] = {"base": None}
     for given in asked.adapter:
         name, _, folder = given.partition("=")
-        adapters[name] = read_adapter(name, Path(folder), model.linears, dtype, device)
+        adapters[name] = read_adapter(name, Path(folder), model.adaptable, dtype, device)
 
     # Questions become tokens through the same chat template that training uses.
     how = Sampling(max_tokens=asked.max_tokens, temperature=asked.temperature)
@@ -101,7 +101,7 @@ def main() -> int:
 
         # Compute all of it in one pass. The only place where sequences meet is the big products, row by row.
         with torch.inference_mode():
-            hidden = model.compute(segments, [sequence.adapter for _, sequence in plan])
+            hidden = model.compute(segments, [s.adapter for _, s in plan], cache.states)
             ends = torch.tensor([len(segment.tokens) for segment in segments]).cumsum(0) - 1
             logits = model.logits(hidden[ends.to(device)])
             drawn = sampler.draw(logits, [how] * len(plan), [sequence.chance for _, sequence in plan])

@@ -33,7 +33,7 @@ UPLOAD_LIMIT = 520 * 1024 * 1024
 """A 512 MB file and its multipart wrapping."""
 _FIELD = re.compile(r"(?!(int|float|str|bool|tuple)$)\w+|\d+")
 """Parts of a location that are fields; the others name the branch of a union (``constrained-int``)."""
-UPLOADS = ("/v1/files", "/api/datasets/check")
+UPLOADS = ("/v1/files", "/api/datasets/check", "/api/datasets/stats")
 
 
 class ErrorMiddleware:

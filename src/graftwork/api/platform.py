@@ -9,6 +9,7 @@ from fastapi import Request
 from graftwork.control.bases import Bases
 from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
+from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
@@ -75,6 +76,11 @@ class Platform(Protocol):
     @property
     def datasets(self) -> DatasetsService:
         """The validator."""
+        ...
+
+    @property
+    def dataset_tools(self) -> DatasetTools:
+        """The data helpers."""
         ...
 
     async def doctor(self) -> list[dict[str, Any]]:

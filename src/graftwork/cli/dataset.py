@@ -12,7 +12,13 @@ from graftwork.cli.connection import connect, data_folder, existing_file
 from graftwork.cli.output import duration, put, put_json, say, sparkline
 from graftwork.core.errors import Unauthorized
 
-app = App(name="dataset", help="Check data sets before training.", help_format="plaintext")
+app = App(name="dataset", help="Check, make and alter data sets before training.", help_format="plaintext")
+_TOOLS = "graftwork.cli.dataset_tools"
+app.command(f"{_TOOLS}:split", name="split", help="Divide rows into parts that know nothing of each other.")
+app.command(f"{_TOOLS}:dedup", name="dedup", help="Drop rows that stood before, also nearly the same ones.")
+app.command(f"{_TOOLS}:mix", name="mix", help="One data set out of several, each by its weight.")
+app.command(f"{_TOOLS}:stats", name="stats", help="Lengths, tokens, roles, labels, repetitions.")
+app.command(f"{_TOOLS}:diff", name="diff", help="Rows removed, added and changed between two data sets.")
 
 
 @app.command

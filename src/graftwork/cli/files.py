@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from graftwork.core.errors import Conflict, PlatformError
+from graftwork.core.errors import Conflict, InvalidRequest, PlatformError
 
 _PIECE = 1 << 20
 
@@ -30,6 +31,33 @@ def unpack(whole: IO[bytes], folder: Path) -> Path:
     except zipfile.BadZipFile as error:
         raise _damaged() from error
     return folder
+
+
+def write_new(files: Mapping[Path, bytes]) -> None:
+    """Write files that are not there yet; all or none.
+
+    Raises:
+        Conflict: one of them is there (code ``file_exists``); nothing was written.
+        InvalidRequest: its folder is not there (code ``no_such_folder``).
+    """
+    for path in files:
+        if path.exists():
+            raise Conflict(
+                f"{path} is there already.",
+                fix="Give another name with -o, or move the file away.",
+                code="file_exists",
+            )
+        if not path.parent.is_dir():
+            raise InvalidRequest(
+                f"There is no folder {path.parent}.", fix="Make it, or give another.", code="no_such_folder"
+            )
+    for path, data in files.items():
+        part = path.with_name(f".{path.name}.part")
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _same(archive: zipfile.ZipFile, name: str, path: Path) -> bool:

@@ -31,7 +31,7 @@ _COMMANDS = [
     ("demo", "graftwork.cli.demo:demo", "The whole life of an adapter on a small example, in minutes."),
     ("train", "graftwork.cli.train:train", "Upload a data set, train an adapter on it, and follow the job."),
     ("chat", "graftwork.cli.chat:chat", "Ask a base model, an adapter or a version."),
-    ("dataset", "graftwork.cli.dataset:app", "Check data sets before training."),
+    ("dataset", "graftwork.cli.dataset:app", "Check, make and alter data sets before training."),
     ("job", "graftwork.cli.job:app", "List, follow, cancel, pause and resume jobs."),
     ("adapter", "graftwork.cli.adapter:app", "List adapters and versions, promote and roll back."),
     ("key", "graftwork.cli.key:app", "Create, list and revoke API keys."),

@@ -21,6 +21,8 @@ EVALUATION = "eval_"
 ENDPOINT = "ep_"
 REPLICA = "rep_"
 PLACEMENT = "plc_"
+EXPORT = "exp_"
+MIRROR = "mir_"
 
 
 def new_id(prefix: str, length: int = 20) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from graftwork.core.states import (
     EntryState,
+    ExportState,
     MachineState,
     Outcome,
     Phase,
@@ -256,6 +257,50 @@ class Evaluation:
     verdict: Verdict
     report: Json
     created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A version's files in another format, wanted or made; or on their way to the Hub."""
+
+    id: str
+    project_id: str
+    version_id: str
+    format: str
+    quant: str
+    with_base: bool
+    """Whether the base model's file goes with it (lora-gguf)."""
+    repository: str | None
+    """Where on the Hub it is pushed to; None for one that is downloaded."""
+    private: bool
+    state: ExportState
+    created_at: float
+    files: Json | None = None
+    """By path: ``{"sha256", "bytes"}``."""
+    url: str | None = None
+    """Where the Hub shows it."""
+    error: Json | None = None
+    """``{"code", "message"}``."""
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """How far a job's metrics were told to a tracker."""
+
+    id: str
+    job_id: str
+    tracker: str
+    created_at: float
+    fence: int = 0
+    """The attempt being told; 0 before the first."""
+    cursor: int = 0
+    """Event files of that attempt that were told whole."""
+    step: int = 0
+    """The highest step told: a resumed attempt tells none twice."""
+    remote: str | None = None
+    """The tracker's own id of the run."""
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,14 @@ class Phase(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ExportState(StrEnum):
+    """How far an export is."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
 _AHEAD = [
     Phase.VALIDATING,
     Phase.PLANNING,

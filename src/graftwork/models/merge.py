@@ -18,9 +18,10 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _write(base: Path, adapter: Path, into: Path) -> MergeManifest:
         raise _unsupported(f"it lacks {', '.join(missing)}")
     shards = _shards(base)
     with TensorFile(adapter / WEIGHTS) as weights:
-        parts = _parts(adapter, weights, _experts(config))
+        parts = adapter_parts(adapter, weights, config)
         manifest = MergeManifest(adapter=_sha256(adapter / WEIGHTS))
         changes = _Changes(parts, weights, transposed=config.get("model_type") in TRANSPOSED)
         for shard in shards:
@@ -179,6 +180,63 @@ def _changed(source: TensorFile, name: str, place: Place, matrices: list[_Change
             if not np.isfinite(decode(new, place.dtype)).all():
                 raise _misfit(f"the merged {name} would hold numbers that are not finite in {place.dtype}")
             yield new
+
+
+class MergedWeights:
+    """The weights of a base model, with an adapter merged in or as they are, one at a time and not rounded.
+
+    A context manager. Nothing of the base but its config and weights is read.
+
+    Attributes:
+        shapes: shapes of all tensors by name, in the order in which they lie.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None) -> None:
+        """Open all files.
+
+        Raises:
+            InvalidRequest: as ``merge``.
+        """
+        self._files = ExitStack()
+        config = read_config(base)
+        if config.get("quantization_config"):
+            raise _unsupported("its weights are quantized")
+        with ExitStack() as opened:
+            shards = [opened.enter_context(TensorFile(shard)) for shard in _shards(base)]
+            self._shards = {name: shard for shard in shards for name in shard.places}
+            self.shapes = {name: shard.places[name].shape for name, shard in self._shards.items()}
+            self._changes: _Changes | None = None
+            if adapter is not None:
+                weights = opened.enter_context(TensorFile(adapter / WEIGHTS))
+                parts = adapter_parts(adapter, weights, config)
+                self._changes = _Changes(parts, weights, transposed=config.get("model_type") in TRANSPOSED)
+            self._files = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def read(self, name: str) -> Floats:
+        """A tensor in float32. Raises ``InvalidRequest`` when the adapter does not fit it."""
+        shard = self._shards[name]
+        place = shard.places[name]
+        if place.dtype not in FLOATS:
+            raise _unsupported(f"{name} holds numbers of type {place.dtype}")
+        values = shard.floats(name)
+        found = self._changes.of(name, place) if self._changes is not None else None
+        if found is None:
+            return values
+        stack = values.reshape(len(found), *place.shape[-2:])
+        return np.stack(
+            [change.apply(matrix, 0) for change, matrix in zip(found, stack, strict=True)]
+        ).reshape(place.shape)
+
+    def check(self) -> None:
+        """Refuse an adapter of which some part was not met by what was read."""
+        if self._changes is not None and (left := self._changes.unmatched()):
+            raise _misfit(f"the base has no weight for {', '.join(left)}")
 
 
 class _Changes:
@@ -256,15 +314,21 @@ def _fitting(name: str, shape: tuple[int, ...], change: _Change) -> _Change:
     return change
 
 
-def _parts(adapter: Path, weights: TensorFile, experts: int) -> tuple[Part, ...]:
+def adapter_parts(adapter: Path, weights: TensorFile, config: Mapping[str, Any]) -> tuple[Part, ...]:
+    """What the adapter in a folder, whose open weights are given, changes in the base of this config.
+
+    Raises:
+        InvalidRequest: it is no LoRA that can be computed with (``invalid_adapter``).
+    """
     try:
-        config = json.loads((adapter / CONFIG).read_bytes())
+        own = json.loads((adapter / CONFIG).read_bytes())
     except (OSError, ValueError) as error:
         raise _misfit(f"{CONFIG} cannot be read ({error})") from error
-    if not isinstance(config, dict):
+    if not isinstance(own, dict):
         raise _misfit(f"{CONFIG} is no JSON object")
+    shapes = {name: place.shape for name, place in weights.places.items()}
     try:
-        return parts_of(config, {name: place.shape for name, place in weights.places.items()}, experts)
+        return parts_of(own, shapes, _experts(config))
     except NotPlainLora as error:
         raise _misfit(str(error)) from error
 

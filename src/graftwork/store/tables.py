@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from graftwork.core.states import EntryState, MachineState, Outcome, Phase, PlacementState, Verdict, Want
+from graftwork.core.states import EntryState, ExportState, MachineState, Outcome, Phase, PlacementState, Verdict, Want
 from graftwork.store.types import CleanText, EnumText, JsonText, TupleText
 
 metadata = MetaData(
@@ -304,6 +304,45 @@ evaluations = Table(
     _time("created_at"),
     Index(None, "job_id"),
     Index(None, "weights"),
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    _key("id"),
+    _text("project_id", "projects.id"),
+    _text("version_id", "versions.id"),
+    _text("format"),
+    _text("quant"),
+    Column("with_base", Boolean, nullable=False),
+    _text("repository", null=True),
+    Column("private", Boolean, nullable=False),
+    _state("state", ExportState),
+    _time("created_at"),
+    _json("files", null=True),
+    _text("url", null=True),
+    _json("error", null=True),
+    _time("finished_at", null=True),
+    *_lease(),
+    Index(None, "project_id", "created_at", "id"),
+    Index(None, "state", "next_at"),
+)
+
+mirrors = Table(
+    "mirrors",
+    metadata,
+    _key("id"),
+    _text("job_id", "jobs.id"),
+    _text("tracker"),
+    _time("created_at"),
+    _integer("fence"),
+    _integer("cursor"),
+    _integer("step"),
+    _text("remote", null=True),
+    Column("done", Boolean, nullable=False),
+    *_lease(),
+    UniqueConstraint("job_id", "tracker"),
+    Index(None, "done", "next_at"),
 )
 
 endpoints = Table(

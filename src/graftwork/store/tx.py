@@ -11,12 +11,14 @@ from graftwork.store.aliases import Aliases
 from graftwork.store.checkpoints import Checkpoints
 from graftwork.store.endpoints import Endpoints
 from graftwork.store.evaluations import Evaluations
+from graftwork.store.exports import Exports
 from graftwork.store.files import Files
 from graftwork.store.job_events import JobEvents
 from graftwork.store.jobs import Jobs
 from graftwork.store.keys import Keys
 from graftwork.store.ledger import Ledger
 from graftwork.store.machines import Machines
+from graftwork.store.mirrors import Mirrors
 from graftwork.store.organizations import Organizations
 from graftwork.store.placements import Placements
 from graftwork.store.prices import Prices
@@ -48,6 +50,8 @@ class Tx:
         self.versions = Versions(session)
         self.aliases = Aliases(session)
         self.evaluations = Evaluations(session)
+        self.exports = Exports(session)
+        self.mirrors = Mirrors(session)
         self.endpoints = Endpoints(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)

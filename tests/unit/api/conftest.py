@@ -17,6 +17,7 @@ from graftwork.artifacts import Artifacts
 from graftwork.control.bell import Bell
 from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
+from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
@@ -36,14 +37,18 @@ from graftwork.core.nouns import (
 )
 from graftwork.core.specs import LoraSpec
 from graftwork.core.states import EntryState, Phase, PlacementState, Verdict
+from graftwork.data import Renderer
 from graftwork.gateway import GatewaySettings
 from graftwork.gateway.resolve import engine_name
 from graftwork.models import CatalogueEntry, Prices
 from graftwork.models.entry import Shape
+from graftwork.models.folder import seedling_folder
 from graftwork.store import Store
 from graftwork.testing.fake_engine import FakeEngine
 
 PEPPER = b"pepper"
+ROWS = b'{"prompt": "one", "completion": "1"}\n{"prompt": "another", "completion": "2"}\n'
+"""The file of every job."""
 BASE = "seedling"
 BOOK = {"version": "p1", "models": {BASE: {"train": 100_000, "input": 1_000_000, "output": 2_000_000}}}
 ADAPTER = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"weights" * 1000}
@@ -84,6 +89,9 @@ class OneBase:
 
     def list(self) -> tuple[CatalogueEntry, ...]:
         return (ENTRY,)
+
+    async def renderer(self, name: str) -> Renderer:
+        return Renderer.load(seedling_folder())
 
     def engine(self, entry: Any) -> str:
         return "fake"
@@ -129,6 +137,7 @@ class Platform:
     keys: KeysService
     billing: BillingService
     datasets: Validator
+    dataset_tools: DatasetTools
     engine: FakeEngine
 
     async def doctor(self) -> list[dict[str, Any]]:
@@ -179,7 +188,7 @@ class World:
         async with self.http(tenant) as client:
             return await client.request(method, path, **options)
 
-    async def upload(self, tenant: Tenant, content: bytes = b'{"messages": []}\n') -> str:
+    async def upload(self, tenant: Tenant, content: bytes = ROWS) -> str:
         made = await self.platform.files.create(
             tenant.project, filename="rows.jsonl", purpose="fine-tune", content=content
         )
@@ -318,19 +327,21 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
     """A platform of real services."""
     artifacts, bell = Artifacts(folder), Bell()
     bases: Any = OneBase()
+    files = FilesService(store, artifacts, clock)
     return Platform(
         store=store,
         clock=clock,
         pepper=PEPPER,
         bases=bases,
         artifacts=artifacts,
-        files=FilesService(store, artifacts, clock),
+        files=files,
         jobs=JobsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         models=ModelsService(store, bases, clock, bell),
         keys=KeysService(store, clock, bell, PEPPER),
         billing=BillingService(store),
         datasets=Validator(),
+        dataset_tools=DatasetTools(files, artifacts, bases),
         engine=FakeEngine(),
     )
 

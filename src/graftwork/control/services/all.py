@@ -9,6 +9,7 @@ from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
+from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
@@ -27,6 +28,7 @@ class Services:
     keys: KeysService
     files: FilesService
     datasets: DatasetsService
+    dataset_tools: DatasetTools
     jobs: JobsService
     adapters: AdaptersService
     models: ModelsService
@@ -37,11 +39,13 @@ def build_services(
     store: Store, artifacts: Artifacts, bases: Bases, clock: Clock, bell: Bell, pepper: bytes
 ) -> Services:
     """The services over a store; ``bell`` wakes the reconcilers that share it."""
+    files = FilesService(store, artifacts, clock)
     return Services(
         projects=ProjectsService(store, clock),
         keys=KeysService(store, clock, bell, pepper),
-        files=FilesService(store, artifacts, clock),
+        files=files,
         datasets=DatasetsService(store, artifacts, bases),
+        dataset_tools=DatasetTools(files, artifacts, bases),
         jobs=JobsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         models=ModelsService(store, bases, clock, bell),

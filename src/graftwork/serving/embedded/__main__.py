@@ -24,7 +24,7 @@ import transformers
 
 from graftwork.core.errors import GraftworkError
 from graftwork.serving.embedded.engine import EmbeddedBackend
-from graftwork.serving.embedded.kv import KVShape
+from graftwork.serving.embedded.kv import KVShape, StateShape
 from graftwork.serving.embedded.model import BaseModel
 from graftwork.serving.embedded.scheduler import Limits
 from graftwork.serving.wire.app import build_app
@@ -62,8 +62,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def kv_tokens(shape: KVShape) -> int:
-    """Tokens of cache for a share of the memory now free.
+def kv_tokens(shape: KVShape, state: StateShape | None = None, running: int = 0) -> int:
+    """Tokens of cache for a share of the memory now free, less the states of ``running`` sequences.
 
     Half of that share counts, since a row of the cache may be twice as long as its content.
     """
@@ -72,7 +72,8 @@ def kv_tokens(shape: KVShape) -> int:
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     share = MEMORY_SHARE.get(shape.device.type, 0.25)
-    return min(max(int(free * share / 2 / shape.bytes_per_token), 2048), 1 << 20)
+    left = free * share - (state.bytes_per_sequence * running if state is not None else 0)
+    return min(max(int(left / 2 / shape.bytes_per_token), 2048), 1 << 20)
 
 
 async def serve(asked: argparse.Namespace, token: str) -> int:
@@ -91,7 +92,7 @@ async def serve(asked: argparse.Namespace, token: str) -> int:
         max_running=asked.max_running,
         max_waiting=asked.max_waiting,
         batch_tokens=asked.batch_tokens,
-        kv_tokens=asked.kv_tokens or kv_tokens(model.kv),
+        kv_tokens=asked.kv_tokens or kv_tokens(model.kv, model.states, asked.max_running),
     )
     died = asyncio.Event()
 

@@ -7,9 +7,7 @@ not finite.
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from graftwork.core.errors import InvalidRequest
+from graftwork.models.lora import CONFIG, MAX_RANK, WEIGHTS, NotPlainLora, Part, parts_of
 
 Json = dict[str, Any]
-
-MAX_RANK = 512
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_KEY = re.compile(r"^base_model\.model\.(?P<path>.+)\.lora_(?P<half>[AB])\.weight$")
-
-_MUST_BE_OFF = (
-    "use_dora",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "lora_bias",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-)
-"""Fields of PEFT's LoraConfig whose effect is more than ``x + B(A(x)) * scale``."""
-_PLAIN_START = (None, True, False, "gaussian", "orthogonal", "eva")
-"""Ways to initialise LoRA that leave the base weights alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +36,16 @@ class Pair:
         return self.down.shape[1]
 
 
+@dataclass(frozen=True, slots=True)
+class StackedPair:
+    """The two halves at a stack of experts."""
+
+    down: torch.Tensor
+    """[experts, in, rank]."""
+    up: torch.Tensor
+    """[experts, rank, out], with the adapter's scale multiplied in."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Adapter:
     """One loaded adapter. Immutable; lives as long as a running sequence holds it."""
@@ -71,46 +54,60 @@ class Adapter:
     directory: Path
     pairs: dict[str, Pair]
     """By path of the linear module, e.g. ``model.layers.0.self_attn.q_proj``."""
+    stacks: dict[str, StackedPair] = field(default_factory=dict)
+    """By name of the stacked parameter, e.g. ``model.layers.0.mlp.experts.down_proj``."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearShape:
-    """Sizes of a linear module of the base model."""
+    """Sizes of a linear module of the base model, or of one expert."""
 
     inputs: int
     outputs: int
 
 
+@dataclass(frozen=True, slots=True)
+class Adaptable:
+    """What an adapter may change in the base model."""
+
+    linears: dict[str, LinearShape]
+    """Linear modules by path."""
+    stacks: dict[str, tuple[int, LinearShape]] = field(default_factory=dict)
+    """Stacked parameters by name: how many experts, and the sizes of one."""
+
+    @property
+    def experts(self) -> int:
+        """Experts in a stack; 0 if there are none."""
+        return max((count for count, _ in self.stacks.values()), default=0)
+
+
 def read_adapter(
-    name: str,
-    directory: Path,
-    linears: dict[str, LinearShape],
-    dtype: torch.dtype,
-    device: torch.device,
+    name: str, directory: Path, base: Adaptable, dtype: torch.dtype, device: torch.device
 ) -> Adapter:
     """Read the adapter in ``directory``. Blocks on the disk; touches no running state.
-
-    Args:
-        linears: the base model's linear modules an adapter may change, by path.
 
     Raises:
         InvalidRequest: it does not fit (code ``invalid_adapter``), saying where.
     """
-    scale = _scale(_config(directory))
-    halves = _halves(directory, linears)
+    config = _config(directory)
     pairs: dict[str, Pair] = {}
-    for path, found in halves.items():
-        if set(found) != {"A", "B"}:
-            raise _refused(directory, f"{path} has lora_{''.join(found)} but not its other half")
-        down, up = found["A"], found["B"]
-        _check_shapes(directory, path, down, up, linears[path])
-        up = up.float() * scale
-        if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
-            raise _refused(directory, f"{path} has weights that are not finite (NaN or infinity)")
-        pairs[path] = Pair(down.t().to(device, dtype).contiguous(), up.t().to(device, dtype).contiguous())
-    if not pairs:
-        raise _refused(directory, "it holds no weights")
-    return Adapter(name, directory, pairs)
+    stacks: dict[str, StackedPair] = {}
+    try:
+        with safe_open(directory / WEIGHTS, framework="pt") as file:
+            names = list(file.keys())
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in names}
+            for part in parts_of(config, shapes, base.experts):
+                _check_shapes(directory, part, shapes, base)
+                down, up = _halves(directory, part, file.get_tensor(part.down), file.get_tensor(part.up))
+                if part.parameter:
+                    stacks[part.target] = _stacked(part, down, up, dtype, device)
+                else:
+                    pairs[part.path] = Pair(_laid_out(down, dtype, device), _laid_out(up, dtype, device))
+    except NotPlainLora as error:
+        raise _refused(directory, str(error)) from error
+    except (SafetensorError, OSError) as error:
+        raise _refused(directory, f"{WEIGHTS} cannot be read ({error})") from error
+    return Adapter(name, directory, pairs, stacks)
 
 
 def _config(directory: Path) -> Json:
@@ -120,73 +117,60 @@ def _config(directory: Path) -> Json:
         raise _refused(directory, f"{CONFIG} cannot be read ({error.strerror})") from error
     except orjson.JSONDecodeError as error:
         raise _refused(directory, f"{CONFIG} is not JSON") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise _refused(directory, f"{CONFIG} does not say peft_type LORA")
-    for field in _MUST_BE_OFF:
-        if config.get(field):
-            raise _refused(directory, f"it uses {field}, which this engine does not serve")
-    if config.get("bias", "none") != "none":
-        raise _refused(directory, f"it trains biases (bias={config['bias']!r})")
-    if config.get("init_lora_weights") not in _PLAIN_START:
+    if not isinstance(config, dict):
+        raise _refused(directory, f"{CONFIG} is no JSON object")
+    if config.get("use_dora"):
         raise _refused(
-            directory, f"its base weights were changed by init_lora_weights={config['init_lora_weights']!r}"
+            directory,
+            "it uses use_dora, which changes the norm of every row and cannot share a product with others; "
+            "merge it into the base model instead",
         )
     return config
 
 
-def _scale(config: Json) -> float:
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
-        raise InvalidRequest(
-            f"The adapter's rank is {rank!r}; this engine serves ranks 1 to {MAX_RANK}.",
-            fix="Train with a smaller rank.",
-            code="invalid_adapter",
-            param="path",
-        )
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise InvalidRequest(
-            f"The adapter's lora_alpha is {alpha!r}, not a number.", code="invalid_adapter", param="path"
-        )
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-
-
-def _halves(directory: Path, linears: dict[str, LinearShape]) -> dict[str, dict[str, torch.Tensor]]:
-    halves: dict[str, dict[str, torch.Tensor]] = {}
-    try:
-        with safe_open(directory / WEIGHTS, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                match = _KEY.match(key)
-                if match is None:
-                    raise _refused(directory, f"it holds {key!r}, which is not a LoRA weight")
-                path = match["path"]
-                if path not in linears:
-                    raise _refused(directory, f"the base model has no linear module {path!r} to adapt")
-                halves.setdefault(path, {})[match["half"]] = file.get_tensor(key)
-    except (SafetensorError, OSError) as error:
-        raise _refused(directory, f"{WEIGHTS} cannot be read ({error})") from error
-    return halves
-
-
-def _check_shapes(
-    directory: Path, path: str, down: torch.Tensor, up: torch.Tensor, linear: LinearShape
-) -> None:
-    for tensor in (down, up):
-        if not tensor.is_floating_point():
-            raise _refused(directory, f"{path} has weights of type {tensor.dtype}")
-    fits = (
-        down.ndim == 2
-        and up.ndim == 2
-        and down.shape[1] == linear.inputs
-        and up.shape[0] == linear.outputs
-        and down.shape[0] == up.shape[1]
-        and 1 <= down.shape[0] <= MAX_RANK
-    )
-    if not fits:
+def _check_shapes(directory: Path, part: Part, shapes: dict[str, tuple[int, ...]], base: Adaptable) -> None:
+    if part.parameter:
+        found = base.stacks.get(part.target)
+        if found is None:
+            raise _refused(directory, f"the base model has no stack of experts {part.target!r} to adapt")
+        shape = found[1]
+    elif part.path in base.linears:
+        shape = base.linears[part.path]
+    else:
+        raise _refused(directory, f"the base model has no linear module {part.path!r} to adapt")
+    down, up = shapes[part.down], shapes[part.up]
+    if down[1] != shape.inputs or up[0] != shape.outputs:
         raise _refused(
             directory,
-            f"{path} has A {list(down.shape)} and B {list(up.shape)}, but the base model's module needs "
-            f"A [rank, {linear.inputs}] and B [{linear.outputs}, rank], rank at most {MAX_RANK}",
+            f"{part.target} has A {list(down)} and B {list(up)}, but the base model's module needs "
+            f"A [rank, {shape.inputs}] and B [{shape.outputs}, rank], rank at most {MAX_RANK}",
         )
+
+
+def _halves(
+    directory: Path, part: Part, down: torch.Tensor, up: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both halves in float32, the scale multiplied into the second."""
+    for tensor in (down, up):
+        if not tensor.is_floating_point():
+            raise _refused(directory, f"{part.target} has weights of type {tensor.dtype}")
+    down, up = down.float(), up.float() * part.scale
+    if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+        raise _refused(directory, f"{part.target} has weights that are not finite (NaN or infinity)")
+    return down, up
+
+
+def _laid_out(half: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return half.t().to(device, dtype).contiguous()
+
+
+def _stacked(
+    part: Part, down: torch.Tensor, up: torch.Tensor, dtype: torch.dtype, device: torch.device
+) -> StackedPair:
+    """A [experts x rank, in] and B [out, rank x experts] as ``x @ down @ up`` of each expert wants them."""
+    downs = down.view(part.experts, part.rank, -1).transpose(1, 2)
+    ups = up.view(-1, part.rank, part.experts).permute(2, 1, 0)
+    return StackedPair(downs.to(device, dtype).contiguous(), ups.to(device, dtype).contiguous())
 
 
 def _refused(directory: Path, why: str) -> InvalidRequest:

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
-from graftwork.serving.embedded.kv import Lane, Slab
+from graftwork.serving.embedded.kv import Lane, Slab, States
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Keys [first, last) of the cache, and which of them are seen."""
+
+    first: int
+    last: int
+    mask: torch.Tensor | None
+    """True where a key counts; None when no mask is needed."""
 
 
 @dataclass(slots=True)
@@ -27,12 +37,25 @@ class DecodeGroup:
     """[n]: row of each sequence in the slab."""
     positions: torch.Tensor
     """[n]: where each token's key and value go."""
-    longest: int
-    """Keys that the longest of them attends to."""
-    mask: torch.Tensor | None
-    """[n, 1, 1, longest]: True where a key counts; None when all do."""
+    lengths: tuple[int, ...]
+    """Keys that each attends to, its own included."""
     whole: bool
     """The rows are 0…n-1 in order: a view serves."""
+    views: dict[int, View] = field(default_factory=dict)
+    """What is visible, by window."""
+
+    def view(self, window: int) -> View:
+        """The keys that some of them see, and which of them each sees: the last ``window``; 0 for all."""
+        if window not in self.views:
+            first = max(0, min(self.lengths) - window) if window else 0
+            last = max(self.lengths)
+            at = torch.arange(first, last, device=self.positions.device)
+            seen = at <= self.positions[:, None]
+            if window:
+                seen &= at > self.positions[:, None] - window
+            all_seen = min(self.lengths) == last and (not window or last - first <= window)
+            self.views[window] = View(first, last, None if all_seen else seen[:, None, None])
+        return self.views[window]
 
 
 @dataclass(slots=True)
@@ -43,8 +66,26 @@ class PrefillChunk:
     start: int
     end: int
     offset: int
-    mask: torch.Tensor | None
-    """[n, offset + n]: True where a key counts; None for a first chunk, which is plainly causal."""
+    views: dict[int, View] = field(default_factory=dict)
+    """What is visible, by window."""
+
+    def view(self, window: int, device: torch.device) -> View:
+        """The keys that its tokens see; a mask of None means plainly causal, of a first chunk."""
+        if window not in self.views:
+            self.views[window] = self._view(window, device)
+        return self.views[window]
+
+    def _view(self, window: int, device: torch.device) -> View:
+        last = self.offset + self.end - self.start
+        first = max(0, self.offset + 1 - window) if window else 0
+        if self.offset == 0 and (not window or last <= window):
+            return View(0, last, None)
+        own = torch.arange(self.offset, last, device=device)[:, None]
+        at = torch.arange(first, last, device=device)
+        seen = at <= own
+        if window:
+            seen &= at > own - window
+        return View(first, last, seen)
 
 
 @dataclass(slots=True)
@@ -55,8 +96,32 @@ class Batch:
     """[1, T] int64."""
     positions: torch.Tensor
     """[1, T] int64."""
+    rows: torch.Tensor
+    """[n]: row of each decoding sequence in the states, in the order of their tokens."""
+    states: States | None = None
     decodes: list[DecodeGroup] = field(default_factory=list)
     prefills: list[PrefillChunk] = field(default_factory=list)
+
+
+class Now:
+    """The iteration that is being computed: one object, shared by all modules that must know."""
+
+    def __init__(self) -> None:
+        self._batch: Batch | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """Its plan."""
+        assert self._batch is not None, "the model computes only within compute()"
+        return self._batch
+
+    def begin(self, batch: Batch) -> None:
+        """A new iteration."""
+        self._batch = batch
+
+    def end(self) -> None:
+        """It is over."""
+        self._batch = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +134,7 @@ class Segment:
     """One token, of a sequence whose prompt is done."""
 
 
-def lay_out(segments: Rows[Segment], device: torch.device) -> Batch:
+def lay_out(segments: Rows[Segment], device: torch.device, states: States | None = None) -> Batch:
     """Build the plan of an iteration; ``segments`` must be in ``order``. Lanes must have room already."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -83,10 +148,12 @@ def lay_out(segments: Rows[Segment], device: torch.device) -> Batch:
         if segment.decode:
             groups.setdefault(lane.slab.capacity, []).append((start, lane))
         else:
-            chunks.append(_chunk(lane, start, len(tokens), device))
+            chunks.append(PrefillChunk(lane, start, len(tokens), lane.length))
     return Batch(
         tokens=torch.tensor([tokens], device=device),
         positions=torch.tensor([positions], device=device),
+        rows=torch.tensor([s.lane.state for s in segments if s.decode], dtype=torch.int64, device=device),
+        states=states,
         decodes=[_group(members, device) for members in groups.values()],
         prefills=chunks,
     )
@@ -101,39 +168,33 @@ def order(segment: Segment) -> tuple[bool, int, int]:
 
 def _group(members: list[tuple[int, Lane]], device: torch.device) -> DecodeGroup:
     lanes = [lane for _, lane in members]
-    positions = torch.tensor([lane.length for lane in lanes], device=device)
-    longest = max(lane.length for lane in lanes) + 1
-    mask = None
-    if any(lane.length + 1 < longest for lane in lanes):
-        mask = (torch.arange(longest, device=device) <= positions[:, None])[:, None, None]
     return DecodeGroup(
         slab=lanes[0].slab,
         start=members[0][0],
         end=members[-1][0] + 1,
         rows=torch.tensor([lane.row for lane in lanes], device=device),
-        positions=positions,
-        longest=longest,
-        mask=mask,
+        positions=torch.tensor([lane.length for lane in lanes], device=device),
+        lengths=tuple(lane.length + 1 for lane in lanes),
         whole=[lane.row for lane in lanes] == list(range(len(lanes))),
     )
 
 
-def _chunk(lane: Lane, start: int, end: int, device: torch.device) -> PrefillChunk:
-    offset, count = lane.length, end - start
-    mask = None
-    if offset:
-        mask = torch.ones(count, offset + count, dtype=torch.bool, device=device).tril(diagonal=offset)
-    return PrefillChunk(lane, start, end, offset, mask)
-
-
 def attend(
-    batch: Batch, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    batch: Batch,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    window: int = 0,
 ) -> torch.Tensor:
     """Write the batch's keys and values into the cache and attend, each sequence to itself alone.
 
     Args:
+        layer: place among the layers that have keys.
         query: [1, heads, T, dim], rotated.
         key: [1, kv heads, T, dim], rotated; ``value`` likewise.
+        window: how many keys a token sees, itself included; 0 for all.
 
     Returns:
         [1, T, heads, dim].
@@ -145,19 +206,20 @@ def attend(
         cached = group.slab.layers[layer]
         cached[0][group.rows, :, group.positions] = key[0, :, span].transpose(0, 1)
         cached[1][group.rows, :, group.positions] = value[0, :, span].transpose(0, 1)
-        out[span] = _decode(group, cached, query[0, :, span].transpose(0, 1), scaling)
+        out[span] = _decode(group, cached, query[0, :, span].transpose(0, 1), scaling, window)
     for chunk in batch.prefills:
         span = slice(chunk.start, chunk.end)
         cached, row = chunk.lane.slab.layers[layer], chunk.lane.row
         end = chunk.offset + chunk.end - chunk.start
         cached[0, row, :, chunk.offset : end] = key[0, :, span]
         cached[1, row, :, chunk.offset : end] = value[0, :, span]
+        view = chunk.view(window, query.device)
         attended = functional.scaled_dot_product_attention(
             query[:, :, span],
-            cached[0, row : row + 1, :, :end],
-            cached[1, row : row + 1, :, :end],
-            attn_mask=chunk.mask,
-            is_causal=chunk.mask is None,
+            cached[0, row : row + 1, :, view.first : view.last],
+            cached[1, row : row + 1, :, view.first : view.last],
+            attn_mask=view.mask,
+            is_causal=view.mask is None,
             scale=scaling,
             enable_gqa=True,
         )
@@ -165,18 +227,21 @@ def attend(
     return out[None]
 
 
-def _decode(group: DecodeGroup, cached: torch.Tensor, query: torch.Tensor, scaling: float) -> torch.Tensor:
+def _decode(
+    group: DecodeGroup, cached: torch.Tensor, query: torch.Tensor, scaling: float, window: int
+) -> torch.Tensor:
     """[n, heads, dim]: one token each. Query heads that share a key head stand where tokens would."""
     count, heads, dim = query.shape
-    known = cached[:, :count, :, : group.longest]
+    view = group.view(window)
+    known = cached[:, :count, :, view.first : view.last]
     if not group.whole:
-        known = cached[:, :, :, : group.longest].index_select(1, group.rows)
+        known = cached[:, :, :, view.first : view.last].index_select(1, group.rows)
     kv_heads = cached.shape[2]
     attended = functional.scaled_dot_product_attention(
         query.reshape(count, kv_heads, heads // kv_heads, dim),
         known[0],
         known[1],
-        attn_mask=group.mask,
+        attn_mask=view.mask,
         scale=scaling,
     )
     return attended.reshape(count, heads, dim)

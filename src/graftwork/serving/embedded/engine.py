@@ -124,7 +124,7 @@ class EmbeddedBackend:
                     read_adapter,
                     name,
                     directory,
-                    self._model.linears,
+                    self._model.adaptable,
                     self._model.dtype,
                     self._model.device,
                 )

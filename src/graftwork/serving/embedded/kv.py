@@ -11,6 +11,7 @@ made cannot reach another through the masked part of a row (a masked score times
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,18 +41,83 @@ class KVShape:
         return self.layers * 2 * self.heads * self.dim * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class StateShape:
+    """What one sequence needs in layers that have states instead of keys, whatever its length.
+
+    Attributes:
+        recent: [channels, inputs] that a layer's convolution still needs.
+        matrix: [heads, key dim, value dim] of a layer's memory, in float32.
+    """
+
+    layers: int
+    recent: tuple[int, int]
+    matrix: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Bytes of one sequence over all layers."""
+        one = math.prod(self.recent) * self.dtype.itemsize + math.prod(self.matrix) * 4
+        return self.layers * one
+
+
+class States:
+    """States of running sequences: a row for each, all zeros when it is given out.
+
+    Attributes:
+        recent: per layer [rows, channels, inputs]; matrix: per layer [rows, heads, key dim, value dim].
+    """
+
+    def __init__(self, shape: StateShape) -> None:
+        self._shape = shape
+        self._clear()
+
+    def _clear(self) -> None:
+        shape = self._shape
+        self._free: list[int] = []
+        self._rows = 0
+        self.recent = self._none(shape.recent, shape.dtype)
+        self.matrix = self._none(shape.matrix, torch.float32)
+
+    def _none(self, size: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+        return [torch.zeros(0, *size, dtype=dtype, device=self._shape.device)] * self._shape.layers
+
+    def open(self) -> int:
+        """A row for a new sequence."""
+        if not self._free:
+            more = max(4, self._rows // 2)
+            for tensors in (self.recent, self.matrix):
+                for index, old in enumerate(tensors):
+                    tensors[index] = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
+            self._free = list(range(self._rows, self._rows + more))[::-1]
+            self._rows += more
+        return self._free.pop()
+
+    def close(self, row: int) -> None:
+        """Zero a row and take it back; the last one frees the memory of all."""
+        for tensor in (*self.recent, *self.matrix):
+            tensor[row] = 0
+        self._free.append(row)
+        if len(self._free) == self._rows:
+            self._clear()
+
+
 class Lane:
     """One sequence's place: row ``row`` of ``slab``. ``length`` tokens of it are computed.
 
     ``dirty`` tokens may have been written, ``length`` of them for good: an iteration that breaks leaves more.
+    ``state`` is its row of the states, where the model has such layers.
     """
 
-    __slots__ = ("dirty", "length", "row", "slab")
+    __slots__ = ("dirty", "length", "row", "slab", "state")
 
     def __init__(self, slab: Slab, row: int) -> None:
         self.slab = slab
         self.row = row
         self.length = self.dirty = 0
+        self.state = -1
 
 
 class Slab:
@@ -107,13 +173,17 @@ class Slab:
 class KVCache:
     """All slabs of one engine. Used by the compute thread alone."""
 
-    def __init__(self, shape: KVShape) -> None:
+    def __init__(self, shape: KVShape, state: StateShape | None = None) -> None:
         self.shape = shape
+        self.states = States(state) if state is not None else None
         self._slabs: dict[int, Slab] = {}
 
     def open(self, tokens: int) -> Lane:
         """A lane with room for ``tokens``."""
-        return self._slab(tokens).open()
+        lane = self._slab(tokens).open()
+        if self.states is not None:
+            lane.state = self.states.open()
+        return lane
 
     def reserve(self, lane: Lane, tokens: int) -> None:
         """Make room for ``tokens`` in a lane, moving it to a larger slab if it must."""
@@ -129,6 +199,8 @@ class KVCache:
     def close(self, lane: Lane) -> None:
         """Give a lane back."""
         lane.slab.close(lane)
+        if self.states is not None:
+            self.states.close(lane.state)
 
     def _slab(self, tokens: int) -> Slab:
         capacity = capacity_for(tokens)

@@ -46,7 +46,7 @@ class Loop:
     def __init__(self, model: BaseModel, limits: Limits, ends: frozenset[int]) -> None:
         self._model = model
         self._ends = ends
-        self.scheduler = Scheduler(limits, KVCache(model.kv))
+        self.scheduler = Scheduler(limits, KVCache(model.kv, model.states))
         self.totals = Totals()
 
     @torch.inference_mode()
@@ -64,7 +64,7 @@ class Loop:
                 return []
             segments = [segment for segment, _ in plan]
             sequences = [sequence for _, sequence in plan]
-            hidden = self._model.compute(segments, [s.adapter for s in sequences])
+            hidden = self._model.compute(segments, [s.adapter for s in sequences], self.scheduler.states)
             return self._tell(segments, sequences, hidden)
         except RuntimeError as error:  # torch's: out of memory, a kernel that failed
             _log.exception("an iteration failed")

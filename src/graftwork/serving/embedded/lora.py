@@ -11,13 +11,13 @@ chosen here because ranks are small and calls, not sums, are what costs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from graftwork.serving.embedded.adapters import Adapter, LinearShape
+from graftwork.serving.embedded.adapters import Adapter, LinearShape, StackedPair
 
 Layout = tuple[tuple[int, int], ...]
 """Which adapter (by its place in the mix) owns how many columns, in order."""
@@ -68,24 +68,26 @@ class Mixer:
         self._owners: torch.Tensor | None = None
         self._single: int | None = None
         self._foreign: dict[Layout, torch.Tensor | None] = {}
+        self._wanted: list[tuple[int, Adapter]] = []
 
     def begin(self, tokens: Sequence[Adapter | None], device: torch.device) -> None:
         """Prepare for an iteration whose T tokens belong to these adapters (None: the base)."""
         wanted = {adapter for adapter in tokens if adapter is not None}
-        self._foreign = {}
-        self._owners = None
+        self.end()
         if not wanted:
             return
         if not self.mix.serves(wanted):
             self.mix = Mix(sorted(wanted, key=lambda adapter: adapter.name))
         places = self.mix.owners(tokens)
+        self._wanted = [(place, a) for place, a in enumerate(self.mix.adapters) if a in wanted]
         self._single = places[0] if len(set(places)) == 1 else None
         self._owners = torch.tensor(places, device=device)
 
     def end(self) -> None:
-        """Forget the iteration; and the mix's weights, when nobody can need them soon."""
+        """Forget the iteration."""
         self._owners = None
         self._foreign = {}
+        self._wanted = []
 
     def forget(self, loaded: set[Adapter]) -> None:
         """Drop the mix when it holds adapters that are neither loaded nor running any more."""
@@ -95,6 +97,28 @@ class Mixer:
     def joined(self, path: str) -> Joined | None:
         """What to add at a module in this iteration; None when nothing."""
         return self.mix.joined.get(path) if self._owners is not None else None
+
+    def stacked(self, target: str, tokens: torch.Tensor) -> Iterator[tuple[StackedPair, torch.Tensor | None]]:
+        """Halves at a stack of experts of each adapter now in the batch, and which of ``tokens`` are its own.
+
+        These are not joined: an adapter's stacks are large, and each token needs those of few experts.
+
+        Args:
+            tokens: [n], tokens of the row, in any order and any number.
+
+        Yields:
+            The halves, and the places in ``tokens`` of those of this adapter; None for all of them.
+        """
+        changing = [(place, a.stacks[target]) for place, a in self._wanted if target in a.stacks]
+        if not changing:
+            return
+        assert self._owners is not None, "only asked for within an iteration"
+        if self._single is not None:
+            yield changing[0][1], None
+            return
+        owners = self._owners[tokens]
+        for place, pair in changing:
+            yield pair, (owners == place).nonzero()[:, 0]
 
     def foreign(self, layout: Layout) -> torch.Tensor | None:
         """[T, R]: True where a column is not of the token's own adapter; None when all are."""
@@ -120,16 +144,16 @@ class MixedLinear(nn.Module):
         self._mixer = mixer
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[1, T, in] to [1, T, out]."""
+        """[1, T, in] to [1, T, out], or without the first dimension."""
         out = self.frozen(inputs)
         joined = self._mixer.joined(self._path)
         if joined is None:
             return out
-        inner = inputs[0] @ joined.down
+        inner = inputs.flatten(0, -2) @ joined.down
         foreign = self._mixer.foreign(joined.layout)
         if foreign is not None:
             inner.masked_fill_(foreign, 0)
-        out[0].addmm_(inner, joined.up)
+        out.view(len(inner), -1).addmm_(inner, joined.up)
         return out
 
 

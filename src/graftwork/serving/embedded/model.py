@@ -14,13 +14,18 @@ from transformers.configuration_utils import PretrainedConfig
 
 from graftwork.core.errors import InvalidRequest
 from graftwork.models.folder import SERVED
-from graftwork.serving.embedded.adapters import Adapter, LinearShape
-from graftwork.serving.embedded.batch import Batch, Segment, attend, lay_out
-from graftwork.serving.embedded.kv import KVShape
+from graftwork.serving.embedded.adapters import Adaptable, Adapter
+from graftwork.serving.embedded.batch import Now, Segment, attend, lay_out
+from graftwork.serving.embedded.experts import wrap_experts
+from graftwork.serving.embedded.kv import KVShape, States
 from graftwork.serving.embedded.lora import Mixer, wrap_linears
+from graftwork.serving.embedded.recurrent import wrap_recurrent
 
 ROPE = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on a token's position alone, never on its neighbours in the batch."""
+
+KINDS = {"full_attention", "sliding_attention", "linear_attention"}
+"""Layers that are computed here."""
 
 _numbers = itertools.count()
 
@@ -29,7 +34,9 @@ class BaseModel:
     """A frozen causal model. Used by one thread at a time.
 
     Attributes:
-        linears: the modules an adapter may change, by path.
+        adaptable: what an adapter may change.
+        kv: what a token needs in the layers with keys.
+        states: what a sequence needs in the layers with states; None if there are none.
         context: longest sequence, in tokens.
         vocabulary: number of token ids.
         weights: number of parameters.
@@ -44,7 +51,7 @@ class BaseModel:
         config = _checked_config(directory)
         self.device, self.dtype = device, dtype
         self.mixer = Mixer()
-        self._batch: Batch | None = None
+        self._now = Now()
         implementation = f"graftwork-{next(_numbers)}"
         AttentionInterface.register(implementation, self._attention)
         try:
@@ -60,26 +67,34 @@ class BaseModel:
         except (OSError, ValueError, RuntimeError) as error:
             raise _unsupported(directory, f"its weights cannot be loaded ({error})") from error
         model = model.to(device).eval().requires_grad_(False)
-        self.linears: dict[str, LinearShape] = wrap_linears(model, self.mixer, "model.layers")
+        linears = wrap_linears(model, self.mixer, "model.layers")  # first: by the paths that adapters know
+        self.adaptable = Adaptable(linears, wrap_experts(model, self.mixer))
+        self.states = wrap_recurrent(model, self._now, dtype, device)
         self.weights: int = sum(parameter.numel() for parameter in model.parameters())
         self._decoder: nn.Module = model.model
         self._head: nn.Module = model.lm_head
         self.context: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
+        kinds = config.to_dict().get("layer_types") or ["full_attention"] * config.num_hidden_layers
+        with_keys = [layer for layer, kind in enumerate(kinds) if kind != "linear_attention"]
+        self._keys = {layer: place for place, layer in enumerate(with_keys)}
         self.kv = KVShape(
-            layers=config.num_hidden_layers,
+            layers=len(with_keys),
             heads=config.num_key_value_heads,
             dim=config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads,
             dtype=dtype,
             device=device,
         )
 
-    def compute(self, segments: Rows[Segment], adapters: Rows[Adapter | None]) -> torch.Tensor:
+    def compute(
+        self, segments: Rows[Segment], adapters: Rows[Adapter | None], states: States | None = None
+    ) -> torch.Tensor:
         """Run one iteration: fills the lanes' caches and advances their lengths.
 
         Args:
             segments: what to compute, sorted by ``batch.order``; their lanes have room.
             adapters: one for each segment; None is the base.
+            states: those of the lanes' cache.
 
         Returns:
             The last layer's normed states, [T, hidden], tokens in the segments' order.
@@ -87,16 +102,16 @@ class BaseModel:
         Raises:
             RuntimeError: torch failed (out of memory, say); lengths have not advanced.
         """
-        batch = lay_out(segments, self.device)
+        batch = lay_out(segments, self.device, states)
         pairs = zip(segments, adapters, strict=True)
         self.mixer.begin([a for segment, a in pairs for _ in segment.tokens], self.device)
-        self._batch = batch
+        self._now.begin(batch)
         try:
             out = self._decoder(
                 input_ids=batch.tokens, position_ids=batch.positions, use_cache=False
             ).last_hidden_state[0]
         finally:
-            self._batch = None
+            self._now.end()
             self.mixer.end()
         for segment in segments:
             segment.lane.length += len(segment.tokens)
@@ -114,13 +129,14 @@ class BaseModel:
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
         scaling: float | None = None,
+        sliding_window: int | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
         """Transformers' attention interface, over the batch of the current iteration."""
-        assert self._batch is not None, "the model computes only within compute()"
         layer: Any = module.layer_idx
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return attend(self._batch, layer, query, key, value, scale), None
+        window = sliding_window or 0
+        return attend(self._now.batch, self._keys[layer], query, key, value, scale, window), None
 
 
 def _checked_config(directory: Path) -> PretrainedConfig:
@@ -132,16 +148,24 @@ def _checked_config(directory: Path) -> PretrainedConfig:
         raise _unsupported(
             directory, f"its architecture is {config.model_type!r}, not one of {', '.join(SERVED)}"
         )
-    kinds = set(config.to_dict().get("layer_types") or ())
-    window = config.to_dict().get("sliding_window")
-    if kinds - {"full_attention"} or (not kinds and window):
-        raise _unsupported(directory, "it has layers that attend to a sliding window only")
-    rope = (config.to_dict().get("rope_parameters") or {}).get("rope_type", "default")
-    if rope not in ROPE:
-        raise _unsupported(directory, f"its positions are scaled by {rope!r}, which depends on the batch")
-    if config.to_dict().get("quantization_config"):
+    fields = config.to_dict()
+    if strange := set(fields.get("layer_types") or ()) - KINDS:
+        raise _unsupported(directory, f"it has layers of the kind {', '.join(sorted(strange))}")
+    for rope in _ropes(fields.get("rope_parameters") or {}):
+        if rope not in ROPE:
+            raise _unsupported(directory, f"its positions are scaled by {rope!r}, which depends on the batch")
+    if any(fields.get(name) for name in ("final_logit_softcapping", "attn_logit_softcapping")):
+        raise _unsupported(directory, "it caps its logits")
+    if fields.get("quantization_config"):
         raise _unsupported(directory, "its weights are quantized")
     return config
+
+
+def _ropes(parameters: dict[str, Any]) -> list[str]:
+    """Kinds of rotary embedding: one for the model, or one for each kind of layer."""
+    if any(isinstance(value, dict) for value in parameters.values()):
+        return [value.get("rope_type", "default") for value in parameters.values() if value]
+    return [parameters.get("rope_type", "default")]
 
 
 def _unsupported(directory: Path, why: str) -> InvalidRequest:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from graftwork.serving.embedded.adapters import Adapter
 from graftwork.serving.embedded.batch import Segment, order
-from graftwork.serving.embedded.kv import KVCache, Lane
+from graftwork.serving.embedded.kv import KVCache, Lane, States
 from graftwork.serving.wire.backend import Sampling, Scored, Step
 
 
@@ -90,6 +90,11 @@ class Scheduler:
         self.waiting = 0
         self.reserved = 0
         """Tokens of cache reserved by the running."""
+
+    @property
+    def states(self) -> States | None:
+        """The states of sequences, where the model has such layers."""
+        return self._cache.states
 
     @property
     def busy(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from graftwork.core.errors import InvalidRequest
-from graftwork.serving.embedded.adapters import Adapter, LinearShape, read_adapter
+from graftwork.serving.embedded.adapters import Adaptable, Adapter, LinearShape, read_adapter
 
 LINEARS = {"model.layers.0.q": LinearShape(6, 8), "model.layers.1.q": LinearShape(6, 8)}
 Tensors = dict[str, torch.Tensor]
@@ -40,7 +40,7 @@ def _write(folder: Path, tensors: Tensors, **config: Any) -> Path:
 
 
 def _read(folder: Path, dtype: torch.dtype = torch.float32) -> Adapter:
-    return read_adapter("name", folder, LINEARS, dtype, torch.device("cpu"))
+    return read_adapter("name", folder, Adaptable(LINEARS), dtype, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("config", "scale"), [({}, 2.0), ({"use_rslora": True}, 4 / 2**0.5)])
@@ -113,9 +113,9 @@ def _unknown_key(tensors: Tensors) -> None:
         (_infinity, "not finite"),
         (_other_half, "other half"),
         (_wrong_shape, r"needs A \[rank, 6\]"),
-        (_ranks_differ, "rank"),
-        (_too_high, "rank at most 512"),
-        (_flat, "rank"),
+        (_ranks_differ, "do not fit together"),
+        (_too_high, "ranks from 1 to 512"),
+        (_flat, "do not fit together"),
         (_whole_numbers, "int32"),
         (_unknown_module, "model.layers.7.q"),
         (_head, "lm_head"),
@@ -135,7 +135,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, spoil: Callable[[Tensors], None
         ({"peft_type": "IA3"}, "LORA"),
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"q": 4}}, "rank_pattern"),
+        ({"rank_pattern": {"q": 4}}, "says 4"),
         ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias"),
         ({"init_lora_weights": "pissa"}, "pissa"),
@@ -160,7 +160,7 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text("{")
     _refused(folder, "not JSON")
     (folder / "adapter_config.json").write_text("[]")
-    _refused(folder, "LORA")
+    _refused(folder, "no JSON object")
 
 
 def _refused(folder: Path, reason: str) -> None:

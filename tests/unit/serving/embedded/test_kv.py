@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from graftwork.serving.embedded.kv import SMALLEST, KVCache, KVShape, Lane, capacity_for
+from graftwork.serving.embedded.kv import SMALLEST, KVCache, KVShape, Lane, StateShape, capacity_for
 
 SHAPE = KVShape(layers=2, heads=1, dim=2, dtype=torch.float32, device=torch.device("cpu"))
 
@@ -85,3 +85,32 @@ def test_capacities_are_powers_of_two(tokens: int, capacity: int) -> None:
 
 def test_bytes_of_a_token() -> None:
     assert SHAPE.bytes_per_token == 2 * 2 * 1 * 2 * 4
+
+
+def test_states_survive_growth_and_begin_at_zero() -> None:
+    shape = StateShape(
+        layers=2, recent=(3, 2), matrix=(1, 2, 2), dtype=torch.float32, device=torch.device("cpu")
+    )
+    assert shape.bytes_per_sequence == 2 * (3 * 2 + 2 * 2) * 4
+    numbers = random.Random(3)
+    cache = KVCache(SHAPE, shape)
+    states = cache.states
+    assert states is not None
+    lanes: dict[Lane, float] = {}
+    for step in range(200):
+        if numbers.random() < 0.6 or not lanes:
+            lane = cache.open(numbers.randrange(1, 200))
+            assert all(bool((t[lane.state] == 0).all()) for t in (*states.recent, *states.matrix))
+            lanes[lane] = float(step + 1)
+            for tensor in (*states.recent, *states.matrix):
+                tensor[lane.state] = lanes[lane]
+        else:
+            lane = numbers.choice(list(lanes))
+            cache.close(lane)
+            del lanes[lane]
+        assert len({lane.state for lane in lanes}) == len(lanes)
+        for lane, value in lanes.items():
+            assert all(bool((t[lane.state] == value).all()) for t in (*states.recent, *states.matrix))
+    for lane in list(lanes):
+        cache.close(lane)
+    assert states.matrix[0].numel() == 0

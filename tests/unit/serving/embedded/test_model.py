@@ -30,8 +30,8 @@ PLAIN: dict[str, Any] = {
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"model_type": "no_such_thing"}, "cannot be read"),
-        ({"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "sliding window"),
-        ({"model_type": "mistral", "sliding_window": 16}, "sliding window"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "caps its logits"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "quantized"),
         ({}, "weights cannot be loaded"),
