@@ -31,9 +31,7 @@ class Exports(Repository):
     async def list(self, project_id: str, limit: int) -> Items[Export]:
         """The project's exports, newest first."""
         order = [exports.c.created_at.desc(), exports.c.id.desc()]
-        return await self._all(
-            Export, exports, exports.c.project_id == project_id, order=order, limit=limit
-        )
+        return await self._all(Export, exports, exports.c.project_id == project_id, order=order, limit=limit)
 
     async def like(self, version_id: str, format: str, quant: str, with_base: bool) -> Export | None:
         """The newest download of a version in this format that did not fail."""

@@ -23,7 +23,16 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from graftwork.core.states import EntryState, ExportState, MachineState, Outcome, Phase, PlacementState, Verdict, Want
+from graftwork.core.states import (
+    EntryState,
+    ExportState,
+    MachineState,
+    Outcome,
+    Phase,
+    PlacementState,
+    Verdict,
+    Want,
+)
 from graftwork.store.types import CleanText, EnumText, JsonText, TupleText
 
 metadata = MetaData(
