@@ -44,7 +44,6 @@ class Support:
         label: for people.
         targets: the parts an adapter may change.
         trainers: trainers that take the family, ours first.
-        company: whether several adapters of it share a step (the packed engine); else they take turns.
         engines: by engine's name.
     """
 
@@ -52,7 +51,6 @@ class Support:
     targets: tuple[Group, ...]
     trainers: tuple[str, ...]
     engines: dict[str, Engine]
-    company: bool = True
 
     @property
     def served_by(self) -> tuple[str, ...]:
@@ -105,7 +103,6 @@ SUPPORT: dict[str, Support] = {
             "embedded": Engine("its attention sinks are not built into the embedded engine"),
             "vllm": _VLLM_EXPERTS,
         },
-        company=False,
     ),
 }
 """By ``model_type`` of the config. Other families are refused: nobody has looked at them here."""

@@ -15,7 +15,6 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import Adapter, Part
 from graftwork.training.targets import Targets, expert_spread, parameter_config
@@ -31,26 +30,6 @@ def linear_modules(model: nn.Module, head: nn.Module) -> dict[str, nn.Linear]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head
     }
-
-
-def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
-    """Last names of the modules to adapt, sorted, as ``adapter_config.json`` lists them.
-
-    Raises:
-        InvalidRequest: ``unknown_target``, a name that ends no linear module's name.
-    """
-    known = sorted({name.rpartition(".")[2] for name in modules})
-    if lora.targets == "all-linear":
-        return tuple(known)
-    unknown = [target for target in lora.targets if target not in known]
-    if unknown or not lora.targets:
-        raise InvalidRequest(
-            f"The base model has no linear module named {', '.join(unknown) or '(nothing)'}.",
-            fix=f"Use all-linear, or some of: {', '.join(known)}.",
-            code="unknown_target",
-            param="lora.targets",
-        )
-    return tuple(sorted(set(lora.targets)))
 
 
 def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> list[LoraLayer]:

@@ -75,10 +75,12 @@ def attend(
     where: Sequence[Bucket],
     scale: float | None,
     window: int | None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of packed rows: ``query [T, heads, d]``, ``key``/``value [T, kv heads, d]`` to [T, heads, d].
 
-    Differentiable. ``window``: a token sees so many tokens, itself included.
+    Differentiable. ``window``: a token sees so many tokens, itself included. ``sinks`` [heads]: a score of each
+    head that takes its share of the attention and gives nothing (gpt-oss).
     """
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     for bucket in where:
@@ -86,6 +88,9 @@ def attend(
         mask = None
         if window is not None and window < bucket.length:
             mask = sliding_mask(bucket.length, window, query.device)
+        if sinks is not None:
+            k, v = (functional.pad(tensor, (0, 0, 0, 1)) for tensor in (k, v))  # a key of zeros scores 0
+            mask = _with_sinks(mask, bucket.length, sinks.to(q.dtype))
         found = functional.scaled_dot_product_attention(
             q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
@@ -101,6 +106,14 @@ def _laid(packed: torch.Tensor, bucket: Bucket) -> torch.Tensor:
     """[T, heads, d] to the bucket's [rows, heads, length, d]."""
     rows = packed[bucket.run] if bucket.run is not None else packed.index_select(0, bucket.gather)
     return rows.unflatten(0, (bucket.rows, bucket.length)).transpose(1, 2)
+
+
+def _with_sinks(mask: torch.Tensor | None, length: int, sinks: torch.Tensor) -> torch.Tensor:
+    """[heads, length, length + 1], to be added to the scores: the last column is every head's sink."""
+    seen = sliding_mask(length, length, sinks.device) if mask is None else mask
+    added = torch.zeros(seen.shape, dtype=sinks.dtype, device=sinks.device)
+    added = added.masked_fill(~seen, float("-inf")).expand(len(sinks), -1, -1)
+    return torch.cat([added, sinks[:, None, None].expand(-1, length, 1)], dim=-1)
 
 
 @cache

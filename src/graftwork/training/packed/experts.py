@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import grouped_mm
 
-from graftwork.training.engine import Part
+from graftwork.training.engine import Adapter
 
 _ALIGNED = 16
 """Bytes: what grouped_mm asks of strides."""
@@ -67,20 +67,39 @@ class Stretch:
     lora: ExpertLora | None
 
 
-def expert_parts(name: str, module: nn.Module, rank: int) -> list[tuple[str, tuple[int, ...]]]:
-    """PEFT's names (without its prefix) and shapes of the four tensors on the experts module ``name``.
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One module of experts that adapters may target."""
 
-    PEFT wraps a module once per parameter: the wrapper of ``down_proj`` is outermost, ``gate_up_proj`` lies
-    under its ``base_layer``.
-    """
-    frozen = Frozen.of(module)
-    experts, hidden, inner = frozen.sizes
-    return [
-        (f"{name}.base_layer.lora_A.weight", (experts * rank, hidden)),
-        (f"{name}.base_layer.lora_B.weight", (2 * inner, rank * experts)),
-        (f"{name}.lora_A.weight", (experts * rank, inner)),
-        (f"{name}.lora_B.weight", (hidden, rank * experts)),
-    ]
+    name: str
+    """Full name in the model."""
+    experts: int
+    hidden: int
+    inner: int
+
+    def parts(self, rank: int) -> list[tuple[str, tuple[int, ...]]]:
+        """PEFT's names (without its prefix) and shapes of an adapter's four tensors here.
+
+        PEFT wraps a module once per parameter: the wrapper of ``down_proj`` is outermost, that of
+        ``gate_up_proj`` lies under its ``base_layer``.
+        """
+        many = self.experts * rank
+        return [
+            (f"{self.name}.base_layer.lora_A.weight", (many, self.hidden)),
+            (f"{self.name}.base_layer.lora_B.weight", (2 * self.inner, many)),
+            (f"{self.name}.lora_A.weight", (many, self.inner)),
+            (f"{self.name}.lora_B.weight", (self.hidden, many)),
+        ]
+
+    def lora(self, adapter: Adapter, prefix: str, scale: float) -> ExpertLora | None:
+        """An adapter's matrices here; None if it has none."""
+        if adapter.expert_rank is None:
+            return None
+        weights, grads = adapter.tensors(), adapter.tensors(adapter.grad)
+        a, b, c, d = (f"{prefix}{name}" for name, _ in self.parts(adapter.expert_rank))
+        gate_up = LowRank(weights[a], weights[b], grads[a], grads[b])
+        down = LowRank(weights[c], weights[d], grads[c], grads[d])
+        return ExpertLora(gate_up, down, adapter.expert_rank, scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +133,12 @@ class Frozen:
 
 
 def split_experts(
-    x: Tensor, weights: Tensor, chosen: Tensor, frozen: Frozen, stretches: Sequence[Stretch]
+    x: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    frozen: Frozen,
+    stretches: Sequence[Stretch],
+    anchor: Tensor | None = None,
 ) -> Tensor:
     """The mixture's output [tokens, hidden] for ``x`` [tokens, hidden].
 
@@ -122,8 +146,9 @@ def split_experts(
         weights: routing weights [tokens, k].
         chosen: int64 [tokens, k], the experts of each token.
         stretches: cover the tokens in order.
+        anchor: wants a gradient where the adapters do and ``x`` does not.
     """
-    return _SplitExperts.apply(x, weights, chosen, frozen, tuple(stretches))
+    return _SplitExperts.apply(x, weights, chosen, frozen, tuple(stretches), anchor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +263,13 @@ class _SplitExperts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, chosen: Tensor, frozen: Frozen, stretches: tuple[Stretch, ...]
+        ctx: Any,
+        x: Tensor,
+        weights: Tensor,
+        chosen: Tensor,
+        frozen: Frozen,
+        stretches: tuple[Stretch, ...],
+        anchor: Tensor | None,
     ) -> Tensor:
         order = _order(chosen, stretches, frozen.sizes[0], x.dtype)
         xs = x.index_select(0, order.tokens)
@@ -274,7 +305,7 @@ class _SplitExperts(torch.autograd.Function):
         to_x = _back(to_wide, xs, frozen.first, order, "gate_up", ctx.narrow[0], None)
         to_weights = torch.empty_like(to_share)
         to_weights[order.pairs] = to_share
-        return _gather(to_x, order, weights.shape), to_weights.view_as(weights), None, None, None
+        return _gather(to_x, order, weights.shape), to_weights.view_as(weights), None, None, None, None
 
 
 def _product(inputs: Tensor, frozen: Tensor, order: _Order, which: str) -> tuple[Tensor, list[Tensor | None]]:
@@ -360,25 +391,3 @@ def _bounds(offsets: Tensor) -> list[tuple[int, int]]:
 
 def _by_expert(a: Tensor, b: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     return a.view(experts, -1, a.shape[1]), b.view(b.shape[0], -1, experts).permute(2, 1, 0)
-
-
-def views(parts: Sequence[Part], tensors: dict[str, Tensor], grads: dict[str, Tensor]) -> dict[str, LowRank]:
-    """The pairs of an adapter by the name of the wrapper they lie in (PEFT's prefix included).
-
-    Args:
-        parts: of the adapter; tensors, grads: its views by name.
-    """
-    stems = {
-        part.name.removesuffix(".lora_A.weight"): part.name
-        for part in parts
-        if part.name.endswith(".lora_A.weight")
-    }
-    return {
-        stem: LowRank(
-            tensors[name],
-            tensors[f"{stem}.lora_B.weight"],
-            grads[name],
-            grads[f"{stem}.lora_B.weight"],
-        )
-        for stem, name in stems.items()
-    }
