@@ -12,14 +12,14 @@ from transformers.utils import logging
 from graftwork.core.errors import TrainingError
 
 
-def load_model(folder: Path, device: torch.device) -> PreTrainedModel:
-    """The causal language model in ``folder``, in eval mode; bf16 on a GPU, fp32 on the CPU.
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The causal language model in ``folder``, in eval mode; bf16 on a GPU, fp32 on the CPU, or ``dtype``.
 
     Raises:
         TrainingError: ``base_unusable``, the folder holds no model that can be loaded.
     """
     logging.disable_progress_bar()  # standard error is the run's log
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:

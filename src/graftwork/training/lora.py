@@ -1,7 +1,7 @@
 """LoRA layers of PEFT in a frozen model, with all numbers of an adapter in one flat vector.
 
 LoRA: Hu et al. 2021 (arXiv:2106.09685); scaling alpha / r, or alpha / sqrt(r) for rsLoRA, Kalajdzievski 2023
-(arXiv:2312.03732).
+(arXiv:2312.03732). DoRA, Liu et al. 2024 (arXiv:2402.09353), adds a magnitude to each output of a module.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from torch import nn
 
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import Adapter, Part
-from graftwork.training.targets import Targets, expert_spread, parameter_config
+from graftwork.training.targets import Targets, expert_spread, parameter_config, unknown_target
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name when it saves."""
+MAGNITUDE = ".lora_magnitude_vector"
+"""End of a name of DoRA's."""
 
 
 def linear_modules(model: nn.Module, head: nn.Module) -> dict[str, nn.Linear]:
@@ -30,6 +32,21 @@ def linear_modules(model: nn.Module, head: nn.Module) -> dict[str, nn.Linear]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head
     }
+
+
+def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
+    """Last names of the linear modules to adapt, sorted: what a trainer that knows no more is told.
+
+    Raises:
+        InvalidRequest: ``unknown_target``, a name that ends no linear module's name.
+    """
+    known = sorted({name.rpartition(".")[2] for name in modules})
+    if lora.targets == "all-linear":
+        return tuple(known)
+    unknown = [target for target in lora.targets if target not in known]
+    if unknown or not lora.targets:
+        raise unknown_target(unknown, known)
+    return tuple(sorted(set(lora.targets)))
 
 
 def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> list[LoraLayer]:
@@ -43,6 +60,7 @@ def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> lis
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
         lora_dropout=0.0 if targets.parameters else lora.dropout,
         use_rslora=lora.rslora,
+        use_dora=lora.dora,
         target_modules=list(targets.modules),
         bias="none",
         task_type="CAUSAL_LM",
@@ -67,7 +85,8 @@ def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:
 
 
 def flatten(model: nn.Module, name: str, targets: Targets, seed: int, lora: LoraSpec) -> Adapter:
-    """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero.
+    """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero, and a
+    magnitude (DoRA) is the norm that PEFT took of the base's weight.
 
     A is drawn on the CPU in the order of the modules, so it is the same on every device.
     """
@@ -75,11 +94,12 @@ def flatten(model: nn.Module, name: str, targets: Targets, seed: int, lora: Lora
     parts: list[Part] = []
     offset = 0
     for full, module in found:
-        assert isinstance(module, nn.Linear)
-        parts.append(
-            Part(f"{PREFIX}{full.removesuffix('.' + name)}.weight", offset, tuple(module.weight.shape))
-        )
-        offset += module.weight.numel()
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        short = f"{PREFIX}{full.removesuffix('.' + name)}"
+        short += "" if short.endswith(MAGNITUDE) else ".weight"  # as PEFT saves it
+        parts.append(Part(short, offset, tuple(weight.shape)))
+        offset += weight.numel()
     device = next(iter(model.parameters())).device
     weights = torch.zeros(offset, dtype=torch.float32, device=device)
     adapter = Adapter(
@@ -103,10 +123,12 @@ def flatten(model: nn.Module, name: str, targets: Targets, seed: int, lora: Lora
             if targets.expert_rank and part.name.endswith(stacked):
                 drawn *= expert_spread(lora, targets.expert_rank)
             values[part.name].copy_(drawn)
+        elif part.name.endswith(MAGNITUDE):
+            values[part.name].copy_(module.weight.detach())  # pyright: ignore[reportArgumentType, reportCallIssue]
         module.weight = nn.Parameter(values[part.name])
         module.weight.grad = slopes[part.name]
     return adapter
 
 
 def _part_of(full: str, name: str) -> bool:
-    return full.endswith((f".lora_A.{name}", f".lora_B.{name}"))
+    return full.endswith((f".lora_A.{name}", f".lora_B.{name}", f"{MAGNITUDE}.{name}"))

@@ -55,16 +55,19 @@ class SoloEngine:
         self._layers: dict[str, list[LoraLayer]] = {}
         self._active: str | None = _UNKNOWN
         self._names = (f"graft{number}" for number in itertools.count())
-        self._recompute = False
+        self.recompute = False
+        """Whether activations are recomputed already: out of memory is an error then."""
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | None = None) -> SoloEngine:
-        """The base model in ``folder``; bf16 on a GPU, fp32 on the CPU.
+    def load(
+        cls, folder: Path, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> SoloEngine:
+        """The base model in ``folder``; unless told otherwise bf16 on a GPU, fp32 on the CPU.
 
         Raises:
             TrainingError: ``base_unusable``, the folder holds no model that can be loaded.
         """
-        return cls(load_model(folder, device or pick_device()))
+        return cls(load_model(folder, device or pick_device(), dtype))
 
     def add(self, lora: LoraSpec, seed: int) -> Adapter:
         """See ``Engine.add``."""
@@ -195,13 +198,13 @@ class SoloEngine:
             return act()
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            if self._recompute:
+            if self.recompute:
                 raise TrainingError(
                     "The device has too little memory for one micro-batch.",
                     fix="Use more accumulation, a smaller max_length or rank, or a larger GPU.",
                     code="out_of_memory",
                 ) from error
-        self._recompute = True
+        self.recompute = True
         recompute_activations(self.model)
         return self._guarded(act)
 

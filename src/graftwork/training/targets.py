@@ -146,12 +146,7 @@ def _chosen(lora: LoraSpec, known: set[str], not_by_dora: set[str]) -> set[str]:
         return known - not_by_dora if lora.dora else known
     unknown = [target for target in lora.targets if target not in known]
     if unknown or not lora.targets:
-        raise InvalidRequest(
-            f"The base model has no linear module named {', '.join(unknown) or '(nothing)'}.",
-            fix=f"Use all-linear, or some of: {', '.join(sorted(known))}.",
-            code="unknown_target",
-            param="lora.targets",
-        )
+        raise unknown_target(unknown, sorted(known))
     refused = sorted(not_by_dora.intersection(lora.targets)) if lora.dora else []
     if refused:
         raise InvalidRequest(
@@ -161,6 +156,16 @@ def _chosen(lora: LoraSpec, known: set[str], not_by_dora: set[str]) -> set[str]:
             param="lora.targets",
         )
     return set(lora.targets)
+
+
+def unknown_target(unknown: list[str], known: list[str]) -> InvalidRequest:
+    """The error of targets that the model does not have."""
+    return InvalidRequest(
+        f"The base model has no linear module named {', '.join(unknown) or '(nothing)'}.",
+        fix=f"Use all-linear, or some of: {', '.join(known)}.",
+        code="unknown_target",
+        param="lora.targets",
+    )
 
 
 def _active(model: nn.Module) -> int:

@@ -79,8 +79,8 @@ def attend(
 ) -> torch.Tensor:
     """Attention of packed rows: ``query [T, heads, d]``, ``key``/``value [T, kv heads, d]`` to [T, heads, d].
 
-    Differentiable. ``window``: a token sees so many tokens, itself included. ``sinks`` [heads]: a score of each
-    head that takes its share of the attention and gives nothing (gpt-oss).
+    Differentiable. ``window``: a token sees so many tokens, itself included. ``sinks`` [heads]: a score of
+    each head that takes its share of the attention and gives nothing (gpt-oss).
     """
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     for bucket in where:
