@@ -26,9 +26,22 @@ def open_base(base: BaseRef) -> tuple[Engine, Renderer]:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
-    folder = find_base(base)
+    folder = locate_base(base)
     try:
         return open_engine(folder), Renderer.load(folder)
+    except UserError as error:
+        raise PlatformError(error.message, fix=error.fix, code=error.code) from error
+
+
+def locate_base(base: BaseRef) -> Path:
+    """The base model's folder on this machine, downloaded if it is not there yet.
+
+    Raises:
+        PlatformError: it cannot be had, with the code of what ``locate`` raised.
+    """
+    cache = os.environ.get(CACHE)
+    try:
+        return locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 
@@ -41,16 +54,3 @@ def open_engine(folder: Path) -> Engine:
         if error.code != "unsupported_model":
             raise
         return SoloEngine.load(folder)
-
-
-def find_base(base: BaseRef) -> Path:
-    """The base model's folder on this machine, downloaded if it is not there yet.
-
-    Raises:
-        PlatformError: it cannot be had, with the code of what ``locate`` raised.
-    """
-    cache = os.environ.get(CACHE)
-    try:
-        return locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
-    except UserError as error:
-        raise PlatformError(error.message, fix=error.fix, code=error.code) from error

@@ -31,10 +31,16 @@ def write_adapter(directory: Path, adapter: Adapter, lora: LoraSpec, base: BaseR
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in adapter.tensors().items()}
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    config = config_of(adapter, lora, base)
+    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def config_of(adapter: Adapter, lora: LoraSpec, base: BaseRef) -> dict[str, object]:
+    """The adapter's ``adapter_config.json``."""
     config = peft_config(adapter.targets, lora, base)
     if adapter.parameters:
         config |= parameter_config(adapter.parameters, adapter.expert_rank, lora)
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return config
 
 
 def peft_config(targets: tuple[str, ...], lora: LoraSpec, base: BaseRef) -> dict[str, object]:

@@ -13,7 +13,9 @@ from graftwork.core.errors import TrainingError
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The causal language model in ``folder``, in eval mode; bf16 on a GPU, fp32 on the CPU, or ``dtype``.
+    """The causal language model in ``folder``, in eval mode.
+
+    ``dtype``: None is bf16 on a GPU, fp32 on the CPU.
 
     Raises:
         TrainingError: ``base_unusable``, the folder holds no model that can be loaded.

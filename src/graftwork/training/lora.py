@@ -51,11 +51,26 @@ def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
 
 def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> list[LoraLayer]:
     """Add adapter ``name`` to the targets in ``model``, in place; returns the layers that carry it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        # PEFT looks for a pattern's target among the modules only, and misses the parameters it then serves
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+        inject_adapter_in_model(lora_config(lora, targets), model, adapter_name=name)
+    return layers_of(model, name)
+
+
+def layers_of(model: nn.Module, name: str) -> list[LoraLayer]:
+    """The layers that carry adapter ``name``."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
+
+
+def lora_config(lora: LoraSpec, targets: Targets) -> LoraConfig:
+    """PEFT's words for an adapter's shape. Beside parameters PEFT takes no dropout."""
     patterns: dict[str, Any] = {}
     if targets.parameters:
         patterns = parameter_config(targets.parameters, targets.expert_rank, lora)
         patterns.pop("lora_dropout")
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
         lora_dropout=0.0 if targets.parameters else lora.dropout,
@@ -66,12 +81,6 @@ def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> lis
         task_type="CAUSAL_LM",
         **patterns,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
-        # PEFT looks for a pattern's target among the modules only, and misses the parameters it then serves
-        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
-        inject_adapter_in_model(config, model, adapter_name=name)
-    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
 
 
 def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:

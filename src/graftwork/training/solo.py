@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -59,9 +59,7 @@ class SoloEngine:
         """Whether activations are recomputed already: out of memory is an error then."""
 
     @classmethod
-    def load(
-        cls, folder: Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> SoloEngine:
+    def load(cls, folder: Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """The base model in ``folder``; unless told otherwise bf16 on a GPU, fp32 on the CPU.
 
         Raises:

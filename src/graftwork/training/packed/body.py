@@ -16,14 +16,16 @@ from graftwork.core.errors import TrainingError
 from graftwork.data.rendering import Encoded
 from graftwork.training.loading import straight_head
 from graftwork.training.lora import linear_modules
-from graftwork.training.packed.attention import attend, buckets
+from graftwork.training.packed.attention import Attention, buckets
 from graftwork.training.packed.bank import Group, Site
 from graftwork.training.packed.experts import Stack
 from graftwork.training.packed.layout import Layout, Stretch, pack
-from graftwork.training.packed.linear import Now, PackedLinear
-from graftwork.training.packed.lowrank import cohorts
+from graftwork.training.packed.linear import PackedLinear
+from graftwork.training.packed.llama import FusedLayer, fusable
 from graftwork.training.packed.mixers import PackedDelta, is_delta
 from graftwork.training.packed.mixture import PackedExperts
+from graftwork.training.packed.now import Now
+from graftwork.training.packed.sinks import attend_with_sinks
 from graftwork.training.targets import Inventory, is_experts
 
 _numbers = itertools.count()
@@ -34,13 +36,15 @@ class Body:
 
     Args:
         model: in eval mode; frozen and patched here, for good.
+        fuse: run layers of known shape as fused halves.
 
     Raises:
         TrainingError: ``unsupported_model``, packed it computes something else than by itself.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, fuse: bool = True) -> None:
         model.requires_grad_(False)
+        self.fuse, self.selects = fuse, False
         self.model, self.device = model, model.device
         self.decoder: nn.Module = model.get_decoder()
         self.head = straight_head(model, self.decoder)
@@ -57,26 +61,19 @@ class Body:
     def run(self, layout: Layout, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Hidden states [n, width] before the head; differentiable toward the adapters.
 
-        Until ``rest``, the modules believe that this pass is under way: its backward pass needs them to.
+        Until ``now.rest``, the modules believe that this pass is under way: its backward pass needs them to.
 
         Args:
             noise: fp32 [T, width], added to the embeddings.
         """
-        now = self.now
-        now.layout = layout
-        now.cohorts = cohorts(layout.spans, self.device)
-        now.buckets = buckets(layout.lengths, layout.starts, self.device)
+        self.now.begin(layout, buckets(layout.lengths, layout.starts, self.device))
         embedded = self.model.get_input_embeddings()(layout.ids)
         if noise is not None:
             embedded = embedded + noise.to(embedded)
         hidden = self.decoder(
             inputs_embeds=embedded[None], position_ids=layout.positions[None], use_cache=False
         ).last_hidden_state
-        return hidden[0].index_select(0, layout.where)
-
-    def rest(self) -> None:
-        """No pass is under way."""
-        self.now.layout, self.now.cohorts, self.now.buckets = None, (), ()
+        return hidden[0] if self.selects else hidden[0].index_select(0, layout.where)
 
     def recompute(self) -> None:
         """Hold one layer's activations at a time from now on, and compute them again in the backward pass."""
@@ -95,17 +92,37 @@ class Body:
         try:
             found = self.run(pack([Stretch(None, rows)], self.device))
         finally:
-            self.rest()
+            self.now.rest()
         precise = found.dtype == torch.float32
         if not torch.allclose(found, wanted, rtol=1e-3 if precise else 0.1, atol=1e-3 if precise else 0.1):
             raise unsupported(self.model)
 
     def _patch(self) -> list[Group]:
+        layers: list[tuple[str, nn.Module]] = [
+            (name, module)
+            for name, module in self.model.named_modules()
+            if isinstance(module, GradientCheckpointingLayer)
+        ]
         groups: list[Group] = []
-        modules = linear_modules(self.model, self.head)
-        for name, module in modules.items():
-            groups.append(Group((Site(name, module.in_features, module.out_features),)))
-            _replace(self.model, name, PackedLinear(module, name, self.now))
+        for number, (name, layer) in enumerate(layers):
+            if self.fuse and fusable(layer):
+                fused = FusedLayer(layer, name, self.now, last=number == len(layers) - 1)
+                groups += fused.groups
+                self.selects |= fused.selects
+                layer.forward = fused
+        taken = {site.name for group in groups for site in group.sites}
+        for name, module in linear_modules(self.model, self.head).items():
+            if name not in taken:
+                groups.append(Group((Site(name, module.in_features, module.out_features),)))
+                _replace(self.model, name, PackedLinear(module, name, self.now))
+        self._patch_mixtures()
+        name = f"graftwork-packed-{next(_numbers)}"
+        AttentionInterface.register(name, partial(packed_attention, self.now))
+        self.model.set_attn_implementation(name)
+        return groups
+
+    def _patch_mixtures(self) -> None:
+        """Experts, and token mixers that are not attention."""
         for name, module in list(self.model.named_modules()):
             if is_experts(module):
                 packed = PackedExperts(module, name, self.now)
@@ -113,10 +130,6 @@ class Body:
                 _replace(self.model, name, packed)
             elif is_delta(module):
                 _replace(self.model, name, PackedDelta(module, self.now))
-        name = f"graftwork-packed-{next(_numbers)}"
-        AttentionInterface.register(name, partial(packed_attention, self.now))
-        self.model.set_attn_implementation(name)
-        return groups
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -141,7 +154,9 @@ def packed_attention(
     if softcap is not None or query.shape[0] != 1:
         raise unsupported(module)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return attend(q, k, v, now.buckets, scaling, sliding_window, s_aux)[None], None
+    if s_aux is not None:
+        return attend_with_sinks(q, k, v, s_aux, now.buckets, scaling, sliding_window)[None], None
+    return Attention.apply(q, k, v, now.buckets, scaling, sliding_window)[None], None
 
 
 def unsupported(module: nn.Module) -> TrainingError:

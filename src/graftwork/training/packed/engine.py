@@ -44,15 +44,20 @@ class PackedEngine:
         model: a causal language model in eval mode; frozen and patched here.
         max_tokens: of one pass; more work than that is done in several passes.
         company: whether adapters share passes, ``fast``, or only the base model, ``exact``.
+        fuse: run layers of known shape as fused halves.
 
     Raises:
         TrainingError: ``unsupported_model``.
     """
 
     def __init__(
-        self, model: PreTrainedModel, max_tokens: int | None = None, company: Company | None = None
+        self,
+        model: PreTrainedModel,
+        max_tokens: int | None = None,
+        company: Company | None = None,
+        fuse: bool = True,
     ) -> None:
-        self.body = Body(model)
+        self.body = Body(model, fuse)
         self.company: Company = company or ("exact" if os.environ.get(COMPANY) == "exact" else "fast")
         self.device = model.device
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, 4096)
@@ -158,7 +163,7 @@ class PackedEngine:
         try:
             hidden = self.body.run(layout)
         finally:
-            self.body.rest()
+            self.body.now.rest()
         return answer(hidden, self.body.head.weight, layout.targets), layout
 
     def _step(self, works: Sequence[tuple[int, Work, Tenant]]) -> dict[int, Sums | TrainingError]:
@@ -182,7 +187,7 @@ class PackedEngine:
             answered = answer(hidden, self.body.head.weight, layout.targets, slopes)
             torch.autograd.backward(hidden, answered.gradient)
         finally:
-            self.body.rest()
+            self.body.now.rest()
         return _sums(shares, layout, answered, found)
 
     def _slopes(
@@ -215,7 +220,7 @@ class PackedEngine:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                self.body.rest()
+                self.body.now.rest()
                 torch.cuda.empty_cache()
                 if self.max_tokens > 256:
                     self.max_tokens //= 2

@@ -51,14 +51,12 @@ def answer(
         part = slice(start, start + size)
         logits = times(hidden[part], weight).float()
         wanted = targets[part, None]
-        best, first = logits.max(-1, keepdim=True)
-        hits[part] = first[:, 0] == targets[part]
-        chosen = logits.gather(1, wanted) - best
-        logits.sub_(best).exp_()
-        total = logits.sum(-1, keepdim=True)
-        losses[part] = (total.log() - chosen)[:, 0]
+        best, chosen = logits.amax(-1), logits.gather(1, wanted)[:, 0]
+        hits[part] = chosen == best
+        table = torch.softmax(logits, -1)
+        losses[part] = best - chosen - table.amax(-1).log()
         if slopes is not None and gradient is not None:
             slope = slopes[part, None]
-            logits.mul_(slope / total).scatter_add_(1, wanted, -slope)
-            gradient[part] = times(logits.to(hidden.dtype), weight.t())
+            table.mul_(slope).scatter_add_(1, wanted, -slope)
+            gradient[part] = times(table.to(hidden.dtype), weight.t())
     return Answered(losses, hits, gradient)

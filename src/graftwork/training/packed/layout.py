@@ -112,3 +112,19 @@ def _spans(stretches: Sequence[Stretch], lengths: tuple[int, ...], starts: Seque
         )
         for stretch, first, last in zip(stretches, edges, edges[1:], strict=False)
     )
+
+
+def labelled_spans(layout: Layout) -> tuple[Span, ...]:
+    """The spans on the axis of labelled tokens."""
+    counts = torch.bincount(layout.row_of, minlength=len(layout.lengths)).tolist()
+    edges = list(accumulate(counts, initial=0))
+    return tuple(
+        Span(
+            span.tenant,
+            span.rows,
+            slice(edges[span.rows.start], edges[span.rows.stop]),
+            tuple(counts[span.rows]),
+            span.seeds,
+        )
+        for span in layout.spans
+    )

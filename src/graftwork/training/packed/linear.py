@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd import Function
 
-from graftwork.training.packed.attention import Bucket
-from graftwork.training.packed.layout import Layout
 from graftwork.training.packed.lowrank import Cohort, backward_, forward_
 from graftwork.training.packed.matmul import times
-
-
-@dataclass(slots=True)
-class Now:
-    """The pass that is under way: every patched module of an engine looks here."""
-
-    layout: Layout | None = None
-    cohorts: tuple[Cohort, ...] = ()
-    buckets: tuple[Bucket, ...] = ()
-    anchor: torch.Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
-    """Makes a layer's output want a gradient when its input, an embedding, does not."""
+from graftwork.training.packed.now import Now
 
 
 class _Share(Function):
@@ -44,7 +31,7 @@ class _Share(Function):
         (dy,), (x,), (key, now) = slopes, ctx.saved_tensors, ctx.where
         dy = dy.contiguous()
         dx = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
-        backward_(key, now, ctx.shares, x, dy, dx)
+        backward_(key, now, ctx.shares, lambda: x, dy, dx)
         return (dy if ctx.needs_input_grad[0] else None), dx, None, None, None
 
 

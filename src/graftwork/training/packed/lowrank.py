@@ -6,7 +6,7 @@ A and B go straight into the bank's table of gradients; autograd never sees them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -102,9 +102,12 @@ def forward_(
         rank = cohort.bank.plan.rank
         for number, (b, columns) in enumerate(matrices.b):
             part = u[:, number * rank : (number + 1) * rank]
-            part = part if len(matrices.b) == 1 else part.contiguous()
             weights = b[cohort.slots].to(x.dtype).transpose(1, 2)
-            y[cohort.tokens, columns] += grouped(part, weights, cohort.ends)
+            into = y[cohort.tokens, columns]
+            if len(weights) == 1:
+                into.addmm_(part, weights[0])
+            else:
+                into += grouped(part.contiguous(), weights, cohort.ends)
         kept.append(u)
     return kept
 
@@ -113,11 +116,16 @@ def backward_(
     key: str,
     cohorts: Sequence[Cohort],
     kept: Sequence[torch.Tensor | None],
-    x: torch.Tensor,
+    read: Callable[[], torch.Tensor],
     dy: torch.Tensor,
     dx: torch.Tensor | None,
 ) -> None:
-    """Add the gradients of A and B to the banks', and those of the input to ``dx`` [T, in], if wanted."""
+    """Add the gradients of A and B to the banks', and those of the input to ``dx`` [T, in], if wanted.
+
+    Args:
+        read: gives the input x [T, in] (again); called if any adapter is here.
+    """
+    x = read() if any(u is not None for u in kept) else dy
     for cohort, u in zip(cohorts, kept, strict=True):
         matrices, slopes = cohort.bank.matrices(key), cohort.bank.matrices(key, slopes=True)
         if u is None or matrices is None or slopes is None:
@@ -134,7 +142,11 @@ def backward_(
         mine = x[cohort.tokens] if keep is None else x[cohort.tokens] * keep.to(x.dtype)
         grouped_outer_(slopes.a[cohort.slots], du, mine, cohort.ends)
         if dx is not None:
-            back = grouped(du, matrices.a[cohort.slots].to(dy.dtype), cohort.ends)
+            a = matrices.a[cohort.slots].to(dy.dtype)
+            if keep is None and len(a) == 1:
+                dx[cohort.tokens].addmm_(du, a[0])
+                continue
+            back = grouped(du, a, cohort.ends)
             dx[cohort.tokens] += back if keep is None else back * keep.to(back.dtype)
 
 

@@ -36,11 +36,11 @@ def _through_onednn(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype is torch.float32 and prefers_onednn()
 
 
-def times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``x [t, in] @ weightᵀ`` for ``weight [out, in]``: [t, out]. No gradient."""
+def times(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``x [t, in] @ weightᵀ + bias`` for ``weight [out, in]``: [t, out]. No gradient."""
     if _through_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return torch.mm(x, weight.t())
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
 def grouped(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
@@ -50,7 +50,7 @@ def grouped(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor | None) -
         ends: int32 [groups], where each group's rows end; None: all groups are of one size.
     """
     if len(weights) == 1:
-        return torch.mm(x, weights[0])
+        return times(x, weights[0].t())
     if ends is None:
         return torch.bmm(x.view(len(weights), -1, x.shape[-1]), weights).view(len(x), -1)
     return functional.grouped_mm(x, weights, offs=ends)
@@ -62,10 +62,10 @@ def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: t
     A group's number depends on its own rows alone: what a neighbour has, NaN included, stays there.
     """
     groups = len(into)
-    if groups == 1 and into.dtype == a.dtype:
-        into[0].addmm_(a.t(), b)
+    if groups == 1 and a.shape[1] > b.shape[1]:
+        into[0].t().add_(times(b.t(), a.t()))  # a product is quicker with the narrow matrix first
     elif groups == 1:
-        into[0] += torch.mm(a.t(), b)
+        into[0] += times(a.t(), b.t())
     elif ends is None:
         into += torch.bmm(a.view(groups, -1, a.shape[-1]).transpose(1, 2), b.view(groups, -1, b.shape[-1]))
     else:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.training.packed.attention import Bucket
-from graftwork.training.packed.linear import Now
+from graftwork.training.packed.now import Now
 
 _PARTS = (
     "in_proj_qkvz",

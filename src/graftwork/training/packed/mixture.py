@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.training.packed.experts import Frozen, Stack, Stretch, split_experts
-from graftwork.training.packed.linear import Now
+from graftwork.training.packed.now import Now
 
 
 class PackedExperts(nn.Module):
