@@ -25,9 +25,12 @@ class Engine:
     Attributes:
         why: why it does not serve the family at all; empty if it does.
         without: groups whose adapters it does not serve, each with the reason.
+        unseen: what of it could not be run here, where the machine does not allow it. Its probes still decide
+            before it answers anybody.
     """
 
     why: str = ""
+    unseen: str = ""
     without: dict[Group, str] = field(default_factory=dict[Group, str])
 
     @property
@@ -59,7 +62,14 @@ class Support:
 
 
 _YES = Engine()
-_VLLM_EXPERTS = Engine(without={"experts": "that vLLM reads adapters of stacked experts was not shown here"})
+_VLLM_MIXTURE = Engine(
+    unseen="reads them, but computes a mixture beside adapters by Triton only: not on a CPU, on a GPU not "
+    "run here; merged: yes"
+)
+_VLLM_SINKS = Engine(
+    without={"experts": "that vLLM reads adapters of its interleaved experts was not shown here"},
+    unseen="not run here",
+)
 
 SUPPORT: dict[str, Support] = {
     "qwen3": Support("Qwen3", DENSE, ("native", *COMMAND_TRAINERS), {"embedded": _YES, "vllm": _YES}),
@@ -75,13 +85,13 @@ SUPPORT: dict[str, Support] = {
         "Qwen3 mixture of experts",
         MIXTURE,
         ("native", "trl", "unsloth", "axolotl", "llamafactory", "nemo"),
-        {"embedded": _YES, "vllm": _VLLM_EXPERTS},
+        {"embedded": _YES, "vllm": _VLLM_MIXTURE},
     ),
     "qwen3_next": Support(
         "Qwen3-Next: linear attention, a mixture and a shared expert",
         ("attention", "linear_attention", "shared_expert", "experts"),
         ("native", "trl", "axolotl", "nemo"),
-        {"embedded": _YES, "vllm": _VLLM_EXPERTS},
+        {"embedded": _YES, "vllm": _VLLM_MIXTURE},
     ),
     "gemma3_text": Support(
         "Gemma 3, text only",
@@ -101,7 +111,7 @@ SUPPORT: dict[str, Support] = {
         ("native", "trl", "unsloth", "axolotl"),
         {
             "embedded": Engine("its attention sinks are not built into the embedded engine"),
-            "vllm": _VLLM_EXPERTS,
+            "vllm": _VLLM_SINKS,
         },
     ),
 }
