@@ -32,7 +32,7 @@ from graftwork.runs.folder import prepare
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
 from graftwork.training.attempt import StopSignal
-from graftwork.training.solo import SoloEngine
+from graftwork.training.packed.engine import PackedEngine
 from graftwork.training.train_lora import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def compare(
         transport = LocalTransport(Path(folder) / "run")
         prepare(transport, spec, data, None)
         trainer = Trainer(
-            lambda _: (SoloEngine.load(base, torch.device("cpu")), Renderer.load(base)), StopSignal()
+            lambda _: (PackedEngine.load(base, torch.device("cpu")), Renderer.load(base)), StopSignal()
         )
         trainer.join(str(transport.root))
         (session,) = trainer.sessions
