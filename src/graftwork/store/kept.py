@@ -108,8 +108,8 @@ class Kept(Repository):
     async def size(self, project_id: str) -> tuple[int, int]:
         """How many there are of the project, and their bytes."""
         statement = select(func.count(), func.coalesce(func.sum(kept.c.bytes), 0))
-        row = (await self._session.run(statement.where(*self._mine(project_id)))).one()
-        return int(row[0]), int(row[1])
+        count, total = tuple((await self._session.run(statement.where(*self._mine(project_id)))).one())
+        return int(count), int(total)
 
     async def expire(self) -> int:
         """Delete some of what has expired; how many."""
