@@ -104,12 +104,16 @@ class Validator:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
-    async def validate(self, project_id, data, *, base, validation, max_length):
+    async def base_of(self, project_id, model):
+        return model
+
+    async def validate(self, project_id, data, *, base, validation, max_length, method):
+        assert method == "sft"
         self.asked.append((data.content, data.filename, base, validation, max_length))
         report = SimpleNamespace(to_json=lambda: {"ok": True, "rows": 1})
         return report, report if validation else None
 
-    async def estimate(self, report, other, *, base):
+    async def estimate(self, report, other, *, base, method):
         return {"steps": 1}
 
 
