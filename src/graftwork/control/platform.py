@@ -80,6 +80,7 @@ class Platform:
         self.services: Services = services
         self.files, self.jobs, self.adapters = services.files, services.jobs, services.adapters
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
+        self.sweeps = services.sweeps
         self.billing, self.datasets = services.billing, services.datasets
         self.dataset_tools = services.dataset_tools
         self.project: Project | None = None

@@ -27,6 +27,7 @@ from graftwork.store.runs import Runs
 from graftwork.store.session import Session
 from graftwork.store.settings import SettingsTable
 from graftwork.store.snapshot import Snapshot, read_snapshot
+from graftwork.store.sweeps import Sweeps
 from graftwork.store.versions import Versions
 from graftwork.store.weights import WeightsTable
 
@@ -43,6 +44,7 @@ class Tx:
         self.jobs = Jobs(session)
         self.job_events = JobEvents(session)
         self.runs = Runs(session)
+        self.sweeps = Sweeps(session)
         self.machines = Machines(session)
         self.checkpoints = Checkpoints(session)
         self.weights = WeightsTable(session)
