@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004_sweeps"
-down_revision = "0003_exports"
+revision = "0005_sweeps"
+down_revision = "0004_kept"
 branch_labels = None
 depends_on = None
 
