@@ -101,6 +101,7 @@ class Trainer:
         self._open = open_attempt
         self._base: tuple[BaseRef, Engine, Renderer] | None = None
         self._limit: int | None = None
+        self._park = False
 
     def join(self, uri: str) -> None:
         """Take a run in: open its folder, load the base model if it is the first, resume or start it."""
@@ -140,7 +141,7 @@ class Trainer:
         if not self._stop.raised:
             for uri in assignments.news():
                 self.join(uri)
-        self._limit = assignments.tokens_per_pass
+        self._limit, self._park = assignments.tokens_per_pass, assignments.park
 
     def turn(self) -> None:
         """One step of every session."""
@@ -153,6 +154,8 @@ class Trainer:
             outcomes = forward_backward(self._base[1], list(work.values()), self._limit)
             for session, outcome in zip(work, outcomes, strict=True):
                 self._contained([session.attempt], lambda: finish(session, outcome))  # noqa: B023
+                if self._park and not session.attempt.ended:
+                    session.rest()
         self._part()
 
     def _begin(self, attempt: Attempt) -> None:
