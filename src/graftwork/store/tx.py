@@ -24,6 +24,7 @@ from graftwork.store.organizations import Organizations
 from graftwork.store.placements import Placements
 from graftwork.store.prices import Prices
 from graftwork.store.projects import Projects
+from graftwork.store.queue import Queue
 from graftwork.store.runs import Runs
 from graftwork.store.session import Session
 from graftwork.store.settings import SettingsTable
@@ -46,6 +47,7 @@ class Tx:
         self.job_events = JobEvents(session)
         self.runs = Runs(session)
         self.sweeps = Sweeps(session)
+        self.queue = Queue(session)
         self.machines = Machines(session)
         self.checkpoints = Checkpoints(session)
         self.weights = WeightsTable(session)

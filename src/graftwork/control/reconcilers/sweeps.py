@@ -141,14 +141,21 @@ class SweepReconciler(Reconciler[Sweep]):
             async with self.store.begin() as tx:
                 await tx.jobs.set_want(job.project_id, job.id, wanted)
 
-    async def _end(self, claim: Claim[Sweep], trials: list[Json], state: str, **changes: object) -> float:
-        """Write the end down; jobs that have not ended are cancelled first."""
+    async def _end(
+        self, claim: Claim[Sweep], trials: list[Json], state: str, *, rung: int | None = None, **told: object
+    ) -> float:
+        """Cancel what has not ended; once everything has, and is paid for, write the end down."""
+        left = 0
         for trial in trials:
-            if trial["job"] is not None and trial["job"] != changes.get("best"):
-                async with self.store.begin() as tx:
-                    await tx.jobs.set_want(claim.item.project_id, trial["job"], Want.CANCEL)
-        await self._apply(claim, trials=trials, state=state, finished_at=self.clock.now(), **changes)
-        return REST
+            if trial["job"] is None or trial["job"] == told.get("best"):
+                continue
+            async with self.store.begin() as tx:
+                await tx.jobs.set_want(claim.item.project_id, trial["job"], Want.CANCEL)
+                job = await tx.jobs.any_get(trial["job"])
+            left += job is not None and job.phase not in TERMINAL
+        done = {"state": state, "finished_at": self.clock.now(), **told} if not left else {}
+        await self._apply(claim, trials=trials, rung=claim.item.rung if rung is None else rung, **done)
+        return self._watch if left else REST
 
     async def _apply(self, claim: Claim[Sweep], **changes: object) -> None:
         async with self.store.begin() as tx:
@@ -171,7 +178,7 @@ def _decide(ladder: list[Rung], rung: int, seen: list[Seen]) -> int:
 
 def _runner_up(seen: list[Seen]) -> Seen | None:
     """The trial that is in; should it have failed, the furthest and best of the stopped takes its place."""
-    inside = [one for one in seen if one.trial["state"] == "in"]
+    inside = [one for one in seen if one.trial["state"] in {"in", "best"}]
     if inside:
         return inside[0]
     stopped = [one for one in seen if one.trial["state"] == "stopped" and one.trial["losses"]]

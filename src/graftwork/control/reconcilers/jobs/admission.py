@@ -40,8 +40,8 @@ async def _its_turn(ctx: Context, job: Job, machine: Machine | None) -> bool:
     """Whether nobody who waits for the same, and looks for it now, comes first."""
     now = ctx.clock.now()
     async with ctx.store.read() as tx:
-        queue = [other for other in await tx.jobs.queued() if other.next_at <= now + 2 * ctx.limits.waiting]
-        given = await tx.ledger.trained_since(TRAINING, now - WINDOW)
+        queue = [other for other in await tx.queue.waiting() if other.next_at <= now + 2 * ctx.limits.waiting]
+        given = await tx.queue.given(TRAINING, now - WINDOW)
     if machine is not None:  # who cannot come aboard does not wait for it
         queue = [other for other in queue if _alike(other, job) and alone(ctx, other) is None]
     line = [
@@ -58,7 +58,7 @@ async def _ask_for_room(ctx: Context, job: Job) -> None:
     now = ctx.clock.now()
     async with ctx.store.read() as tx:
         run = await tx.runs.latest(job.id)
-        given = await tx.ledger.trained_since(TRAINING, now - WINDOW)
+        given = await tx.queue.given(TRAINING, now - WINDOW)
     since = job.created_at if run is None else max(run.off_at or 0.0, run.ended_at or 0.0, run.created_at)
     if now - since >= ctx.limits.patience:
         await make_room(ctx, job, given)
