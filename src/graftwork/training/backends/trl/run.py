@@ -19,7 +19,7 @@ from graftwork.training.attempt import Attempt
 from graftwork.training.backends.trl.engine import PeftEngine, TrlMoves
 from graftwork.training.backends.trl.measure import aim_of
 from graftwork.training.backends.trl.trainers import features_of, feed, make_trainer
-from graftwork.training.base import find_base
+from graftwork.training.base import locate_base
 from graftwork.training.batching import Course
 from graftwork.training.engine import Sums
 from graftwork.training.schedule import learning_rate
@@ -117,7 +117,7 @@ class Trl:
 
     def run(self, attempt: Attempt) -> None:
         """See ``Backend.run``."""
-        base = find_base(attempt.spec.base)
+        base = locate_base(attempt.spec.base)
         try:
             renderer = Renderer.load(base)
         except UserError as error:  # the customer cannot mend a worker
