@@ -23,6 +23,7 @@ from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core import ids
 from graftwork.core.clock import SystemClock
 from graftwork.core.errors import NotFound
@@ -137,6 +138,7 @@ class Platform:
     artifacts: Artifacts
     files: FilesService
     jobs: JobsService
+    sweeps: SweepsService
     adapters: AdaptersService
     exports: ExportsService
     models: ModelsService
@@ -352,6 +354,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         artifacts=artifacts,
         files=files,
         jobs=JobsService(store, bases, clock, bell),
+        sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, PushTokens()),
         models=ModelsService(store, bases, clock, bell),

@@ -17,7 +17,9 @@ from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.reconciler import JobReconciler
 from graftwork.control.reconcilers.placements import PlacementReconciler
 from graftwork.control.reconcilers.sweeper import Sweeper
+from graftwork.control.reconcilers.sweeps import SweepReconciler
 from graftwork.control.services.exports import PushTokens
+from graftwork.control.services.jobs import JobsService
 from graftwork.control.settings import Settings
 
 SWEEP = 60.0
@@ -30,9 +32,11 @@ def build_reconcilers(
     ctx: Context, engines: Engines, settings: Settings, bell: Bell, tokens: PushTokens
 ) -> list[Loop]:
     """The reconcilers over one context; services share ``bell`` and ``tokens`` with them."""
+    jobs = JobsService(ctx.store, ctx.bases, ctx.clock, bell)
     owner, pace = f"{socket.gethostname()}:{os.getpid()}", settings.pace
     return [
         JobReconciler(ctx, bell, pace, owner),
+        SweepReconciler(ctx.store, jobs, ctx.clock, bell, pace, owner, ctx.limits.watch),
         EndpointReconciler(ctx.store, ctx.bases, engines, ctx.clock, bell, pace),
         PlacementReconciler(
             ctx.store,

@@ -17,6 +17,7 @@ from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
 from graftwork.control.services.projects import ProjectsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
 from graftwork.store import Store
 
@@ -32,6 +33,7 @@ class Services:
     dataset_tools: DatasetTools
     jobs: JobsService
     adapters: AdaptersService
+    sweeps: SweepsService
     exports: ExportsService
     models: ModelsService
     billing: BillingService
@@ -55,6 +57,7 @@ def build_services(
         datasets=DatasetsService(store, artifacts, bases),
         dataset_tools=DatasetTools(files, artifacts, bases),
         jobs=JobsService(store, bases, clock, bell),
+        sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, tokens or PushTokens()),
         models=ModelsService(store, bases, clock, bell),
