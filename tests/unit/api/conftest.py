@@ -17,8 +17,8 @@ from graftwork.artifacts import Artifacts
 from graftwork.control.bell import Bell
 from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
-from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.dataset_tools import DatasetTools
+from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
@@ -38,7 +38,6 @@ from graftwork.core.nouns import (
 )
 from graftwork.core.specs import LoraSpec
 from graftwork.core.states import EntryState, ExportState, Phase, PlacementState, Verdict
-from graftwork.core.states import EntryState, Phase, PlacementState, Verdict
 from graftwork.data import Renderer
 from graftwork.gateway import GatewaySettings
 from graftwork.gateway.resolve import engine_name

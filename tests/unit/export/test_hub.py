@@ -12,7 +12,6 @@ from graftwork.core.errors import Forbidden, InvalidRequest, Unauthorized, Unava
 from graftwork.export.hub import push
 from graftwork.export.request import Push
 
-
 # The library's own way of sending an LFS object, which its HTTP client would like to be another.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 
