@@ -16,6 +16,8 @@ import pytest
 
 from tests.e2e.conftest import EXAMPLES, Up, clean_environment, finish, rows, running, upload
 
+# The session's only training happens in the first test that needs it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SHARE = {"f16": 0.99, "q8_0": 0.95, "q4_k_m": 0.9}
 QUESTIONS = [row["messages"][:-1] for row in rows("tickets.valid.jsonl")]
 
@@ -34,7 +36,7 @@ def served(up: Up) -> list[str]:
     job = client.fine_tuning.jobs.create(
         model="seedling", training_file=files[0], validation_file=files[1], suffix="tickets", seed=7
     )
-    assert finish(client, job.id).status == "succeeded"
+    assert finish(client, job.id, limit=1000).status == "succeeded"
     answers = []
     for question in QUESTIONS:
         answer = client.chat.completions.create(
