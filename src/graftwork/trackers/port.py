@@ -10,7 +10,7 @@ from graftwork.runs.documents import Metrics
 
 Ending = Literal["succeeded", "failed", "cancelled"]
 
-_LEFT_OUT = frozenset({"type", "at", "step"})
+_LEFT_OUT = {"type", "at", "step"}
 _NAMES = {
     "loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -78,7 +78,10 @@ class Tracker(Protocol):
 
 def values(event: Metrics) -> dict[str, float]:
     """A step's numbers by the names that trackers show."""
-    fields = event.model_dump(exclude_none=True)
-    return {
-        _NAMES.get(key, f"train/{key}"): float(value) for key, value in fields.items() if key not in _LEFT_OUT
-    }
+    found: dict[str, float] = {}
+    for key, value in event.model_dump(exclude=_LEFT_OUT, exclude_none=True).items():
+        if isinstance(value, dict):  # what a method measures besides
+            found |= {f"train/{name}": float(number) for name, number in value.items()}
+        else:
+            found[_NAMES.get(key, f"train/{key}")] = float(value)
+    return found
