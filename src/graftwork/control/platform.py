@@ -81,7 +81,7 @@ class Platform:
         self.files, self.jobs, self.adapters = services.files, services.jobs, services.adapters
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
         self.billing, self.datasets = services.billing, services.datasets
-        self.dataset_tools = services.dataset_tools
+        self.dataset_tools, self.kept = services.dataset_tools, services.kept
         self.project: Project | None = None
         self.first_start = False
         self.context = context_of(self, install)

@@ -15,6 +15,7 @@ from graftwork.control.reconcilers.endpoints import EndpointReconciler, Engines
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.reconciler import JobReconciler
 from graftwork.control.reconcilers.placements import PlacementReconciler
+from graftwork.control.reconcilers.retention import Retention
 from graftwork.control.reconcilers.sweeper import Sweeper
 from graftwork.control.settings import Settings
 
@@ -50,6 +51,7 @@ def build_reconcilers(ctx: Context, engines: Engines, settings: Settings, bell: 
             replace(pace, poll=SWEEP),
             settings.graces,
         ),
+        Retention(ctx.store, ctx.clock, bell, replace(pace, poll=SWEEP)),
     ]
 
 
