@@ -146,10 +146,12 @@ def make_run(
     valid: list[dict[str, object]] | None = None,
     **changes: object,
 ) -> str:
-    """A prepared run folder; its path, which is its URI. ``changes`` are of ``make_spec``."""
+    """A prepared run folder; its path, which is its URI. ``changes`` are of ``make_spec``; ``start_files``
+    are those of a ``start``."""
+    start = changes.pop("start_files", None)
     train = canonical(make_rows(20) if rows is None else rows)
     held = canonical(valid) if valid is not None else None
-    prepare(LocalTransport(folder), make_spec(train, held, **changes), train, held)  # type: ignore[arg-type]
+    prepare(LocalTransport(folder), make_spec(train, held, **changes), train, held, start)  # type: ignore[arg-type]
     return str(folder)
 
 

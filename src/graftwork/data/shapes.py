@@ -52,7 +52,7 @@ TAKES: dict[Method, frozenset[Shape]] = {
     "sft": PLAIN,
     "dpo": PREFERENCE,
     "orpo": PREFERENCE,
-    "kto": PREFERENCE | {"feedback"},
+    "kto": frozenset[Shape]({"preference_openai", "preference", "feedback"}),
     "cpt": frozenset({"text"}),
 }
 """What each method learns from."""

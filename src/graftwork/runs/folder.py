@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from graftwork.core.errors import Conflict, InvalidRequest
 from graftwork.core.specs import DataRef, RunSpec
@@ -11,8 +12,15 @@ from graftwork.runs.documents import Control
 from graftwork.runs.transport import AlreadyExists, Transport
 
 
-def prepare(transport: Transport, spec: RunSpec, train: bytes, valid: bytes | None) -> None:
-    """Write data and, last, ``spec.json``. The same content again is a no-op.
+def prepare(
+    transport: Transport,
+    spec: RunSpec,
+    train: bytes,
+    valid: bytes | None,
+    start: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write data, the adapter to start from if there is one, and, last, ``spec.json``. The same content again
+    is a no-op.
 
     Raises:
         Conflict: ``run_differs``, the folder holds another run.
@@ -25,6 +33,11 @@ def prepare(transport: Transport, spec: RunSpec, train: bytes, valid: bytes | No
     if spec.valid is not None and valid is not None:
         _check_reference("valid", spec.valid, layout.VALID, valid)
         _create_same(transport, layout.VALID, valid)
+    named = {} if spec.start is None else spec.start.files
+    if {name: hashlib.sha256(data).hexdigest() for name, data in (start or {}).items()} != named:
+        raise _mismatch("start", "is not the files that the specification names by their sha256")
+    for name, data in (start or {}).items():
+        _create_same(transport, f"{layout.START}/{name}", data)
     _create_same(transport, layout.SPEC, spec.model_dump_json().encode())
 
 

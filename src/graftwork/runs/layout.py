@@ -9,6 +9,8 @@ CONTROL = "control.json"
 TRAIN = "data/train.jsonl"
 VALID = "data/valid.jsonl"
 MANIFEST = "manifest.json"
+START = "start"
+"""Folder of the adapter that a run begins with instead of a fresh one."""
 
 _NUMBERED = re.compile(r"/(\d{6,})\.(?:jsonl|txt)$")
 _CHECKPOINT = re.compile(r"^attempts/(\d+)/(checkpoints/step-\d{6,}(?:-r\d+)?)/(.+)$")

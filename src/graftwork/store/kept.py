@@ -111,7 +111,7 @@ class Kept(Repository):
     async def size(self, project_id: str) -> tuple[int, int]:
         """How many there are of the project, and their bytes."""
         statement = select(func.count(), func.coalesce(func.sum(kept.c.bytes), 0))
-        count, total = (await self._session.run(statement.where(*self._mine(project_id)))).one()
+        count, total = tuple((await self._session.run(statement.where(*self._mine(project_id)))).one())
         return int(count), int(total)
 
     async def expire(self) -> int:

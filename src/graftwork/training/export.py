@@ -35,7 +35,7 @@ def write_adapter(directory: Path, adapter: Adapter, lora: LoraSpec, base: BaseR
 
 def peft_config(targets: tuple[str, ...], lora: LoraSpec, base: BaseRef) -> dict[str, object]:
     """The keys a reader of the adapter needs, and no more: what is left out has PEFT's default."""
-    return {
+    config: dict[str, object] = {
         "base_model_name_or_path": _portable(base),
         "bias": "none",
         "inference_mode": True,
@@ -47,6 +47,7 @@ def peft_config(targets: tuple[str, ...], lora: LoraSpec, base: BaseRef) -> dict
         "task_type": "CAUSAL_LM",
         "use_rslora": lora.rslora,
     }
+    return config | ({"use_dora": True} if lora.dora else {})
 
 
 def _portable(base: BaseRef) -> str:

@@ -1,7 +1,7 @@
 """LoRA layers of PEFT in a frozen model, with all numbers of an adapter in one flat vector.
 
 LoRA: Hu et al. 2021 (arXiv:2106.09685); scaling alpha / r, or alpha / sqrt(r) for rsLoRA, Kalajdzievski 2023
-(arXiv:2312.03732).
+(arXiv:2312.03732). DoRA, Liu et al. 2024 (arXiv:2402.09353), adds a magnitude to each output of a module.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from graftwork.training.engine import Adapter, Part
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name when it saves."""
+MAGNITUDE = ".lora_magnitude_vector"
+"""End of a name of DoRA's."""
 
 
 def linear_modules(model: nn.Module, head: nn.Module) -> dict[str, nn.Linear]:
@@ -53,19 +55,29 @@ def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
 
 def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]) -> list[LoraLayer]:
     """Add adapter ``name`` to the target modules of ``model``, in place; returns the layers that carry it."""
-    config = LoraConfig(
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        inject_adapter_in_model(lora_config(lora, targets), model, adapter_name=name)
+    return layers_of(model, name)
+
+
+def layers_of(model: nn.Module, name: str) -> list[LoraLayer]:
+    """The layers that carry adapter ``name``."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
+
+
+def lora_config(lora: LoraSpec, targets: tuple[str, ...]) -> LoraConfig:
+    """PEFT's words for an adapter's shape."""
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
+        use_dora=lora.dora,
         target_modules=list(targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
-        inject_adapter_in_model(config, model, adapter_name=name)
-    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
 
 
 def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:
@@ -79,7 +91,8 @@ def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:
 
 
 def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) -> Adapter:
-    """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero.
+    """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero, and a
+    magnitude (DoRA) is the norm that PEFT took of the base's weight.
 
     A is drawn on the CPU in the order of the modules, so it is the same on every device.
     """
@@ -87,11 +100,12 @@ def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) ->
     parts: list[Part] = []
     offset = 0
     for full, module in found:
-        assert isinstance(module, nn.Linear)
-        parts.append(
-            Part(f"{PREFIX}{full.removesuffix('.' + name)}.weight", offset, tuple(module.weight.shape))
-        )
-        offset += module.weight.numel()
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        short = f"{PREFIX}{full.removesuffix('.' + name)}"
+        short += "" if short.endswith(MAGNITUDE) else ".weight"  # as PEFT saves it
+        parts.append(Part(short, offset, tuple(weight.shape)))
+        offset += weight.numel()
     device = next(iter(model.parameters())).device
     weights = torch.zeros(offset, dtype=torch.float32, device=device)
     adapter = Adapter(name, weights, torch.zeros_like(weights), tuple(parts), targets)
@@ -102,10 +116,12 @@ def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) ->
             drawn = torch.empty(part.shape)
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
             values[part.name].copy_(drawn)
+        elif part.name.endswith(MAGNITUDE):
+            values[part.name].copy_(module.weight.detach())  # pyright: ignore[reportArgumentType, reportCallIssue]
         module.weight = nn.Parameter(values[part.name])
         module.weight.grad = slopes[part.name]
     return adapter
 
 
 def _part_of(full: str, name: str) -> bool:
-    return full.endswith((f".lora_A.{name}", f".lora_B.{name}"))
+    return full.endswith((f".lora_A.{name}", f".lora_B.{name}", f"{MAGNITUDE}.{name}"))

@@ -20,13 +20,13 @@ def usable_cpus() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max")) or 1 << 20))
 
 
-def set_threads() -> None:
-    """As many threads as CPUs, unless ``OMP_NUM_THREADS`` says otherwise.
+def set_threads(processes: int = 1) -> None:
+    """As many threads as CPUs, shared by ``processes``, unless ``OMP_NUM_THREADS`` says otherwise.
 
     PyTorch counts the host's cores: in a container with a quota it would start too many, and crawl.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cpus())
+        torch.set_num_threads(max(1, usable_cpus() // processes))
 
 
 def memory_mb(device: torch.device) -> float:

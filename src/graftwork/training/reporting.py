@@ -9,6 +9,7 @@ from graftwork.runs.documents import Heartbeat, Message, Metrics, RunPhase
 from graftwork.training.attempt import Attempt
 from graftwork.training.dataset import Dataset
 from graftwork.training.engine import Sums
+from graftwork.training.objectives import measures
 
 BEAT_SECONDS = 1.0
 
@@ -88,10 +89,11 @@ class Reporter:
                 tokens=tokens,
                 tokens_per_s=0.0,
                 memory_mb=memory_mb,
-                train_accuracy=train.accuracy,
+                train_accuracy=token_accuracy(train),
                 valid_loss=valid.mean_loss if valid else None,
-                valid_accuracy=valid.accuracy if valid else None,
+                valid_accuracy=token_accuracy(valid),
                 full_valid_loss=valid.mean_loss if valid else None,
+                extra=measures(train) | (measures(valid, "eval_") if valid else {}),
             )
         )
 
@@ -115,11 +117,17 @@ class Reporter:
         return self._attempt.clocks.monotonic() - self._first[2] if self._first else 0.0
 
 
+def token_accuracy(sums: Sums | None) -> float | None:
+    """Share of right first choices; None of pairs, where half of the tokens should not be chosen."""
+    return None if sums is None or sums.by_example else sums.accuracy
+
+
 def introduce(reporter: Reporter, data: Dataset, schedule: Schedule, total_steps: int) -> None:
     """Tell the owner what is about to be trained, why so, and what was wrong with the rows."""
+    rows = "rows" if data.per_example == 1 else "pairs"
     reporter.message(
-        f"Training on {len(data.rows)} rows ({sum(data.lengths)} tokens, {data.labelled} of them with loss) "
-        f"for {schedule.n_epochs} epochs: {total_steps} steps of up to {schedule.batch_size} rows."
+        f"Training on {data.examples} {rows} ({sum(data.lengths)} tokens, {data.labelled} of them with loss) "
+        f"for {schedule.n_epochs} epochs: {total_steps} steps of up to {schedule.batch_size} {rows}."
     )
     for name, why in schedule.explained.items():
         reporter.message(f"{name}: {why}", code="explained")

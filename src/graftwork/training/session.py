@@ -12,26 +12,47 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from graftwork.core.errors import InvalidRequest
+from graftwork.core.specs import RunSpec, Schedule
 from graftwork.core.states import Outcome
 from graftwork.data.rendering import Renderer
 from graftwork.runs.documents import AdapterFiles, Result
 from graftwork.training.attempt import Attempt
 from graftwork.training.batching import Course
 from graftwork.training.checkpoints import Progress, newest, pour, write_state
-from graftwork.training.dataset import load_dataset
-from graftwork.training.engine import Engine, Rows, Sums, Work
-from graftwork.training.evaluation import Evaluator
+from graftwork.training.dataset import Dataset, load_dataset
+from graftwork.training.engine import Adapter, Engine, Rows, Sums, Work
 from graftwork.training.export import write_adapter
 from graftwork.training.machine import memory_mb
-from graftwork.training.optimizer import Optimizer
+from graftwork.training.objectives import Aim, aim_of, measures
+from graftwork.training.optimizer import Moves, Optimizer
 from graftwork.training.probes import Prober
-from graftwork.training.reporting import Reporter, introduce
+from graftwork.training.reporting import Reporter, introduce, token_accuracy
 from graftwork.training.schedule import learning_rate
+from graftwork.training.start import begin_from
+
+
+def _optimizer(adapter: Adapter, schedule: Schedule) -> Moves:
+    return Optimizer(adapter, schedule.weight_decay, schedule.max_grad_norm, schedule.lora_plus)
+
+
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """How a session gets its parts."""
+
+    aim: Callable[[RunSpec, Engine, Dataset, Dataset | None], Aim] = aim_of
+    course: Callable[[Sequence[int], Schedule, int], Course] = Course
+    """Of the examples' lengths: which make up which step."""
+    optimizer: Callable[[Adapter, Schedule], Moves] = _optimizer
+
+
+NATIVE = Makers()
 
 
 class Session:
@@ -41,26 +62,31 @@ class Session:
         attempt: the open run folder.
         engine: has the run's base model.
         renderer: of the same base model.
+        makers: the parts that another trainer brings of its own.
 
     Raises:
         InvalidData: the run's rows cannot be trained on.
         InvalidRequest: its adapter does not fit the base model.
     """
 
-    def __init__(self, attempt: Attempt, engine: Engine, renderer: Renderer) -> None:
+    def __init__(self, attempt: Attempt, engine: Engine, renderer: Renderer, makers: Makers = NATIVE) -> None:
         self.attempt, self.engine = attempt, engine
         self.spec, schedule = attempt.spec, attempt.spec.schedule
         reader, longest = attempt.reader, schedule.max_length
-        self.data = load_dataset(reader, self.spec.train, renderer, longest, "training_file")
+        method = self.spec.method
+        self.data = load_dataset(reader, self.spec.train, renderer, longest, "training_file", method)
         valid = self.spec.valid and load_dataset(
-            reader, self.spec.valid, renderer, longest, "validation_file"
+            reader, self.spec.valid, renderer, longest, "validation_file", method
         )
-        self.evaluator = Evaluator(engine, valid) if valid else None
-        self.course = Course(self.data.lengths, schedule, self.spec.seed)
+        self.aim = makers.aim(self.spec, engine, self.data, valid)
+        self.evaluator = self.aim.held
+        self.course = makers.course(self.data.lengths, schedule, self.spec.seed)
         self.total_steps = self.course.total_steps
         self.reporter = Reporter(attempt, self.total_steps)
         self.adapter = engine.add(self.spec.lora, self.spec.seed)
-        self.optimizer = Optimizer(self.adapter, schedule.weight_decay, schedule.max_grad_norm)
+        if self.spec.start is not None:
+            begin_from(reader, self.spec, self.adapter)
+        self.optimizer = makers.optimizer(self.adapter, schedule)
         self.prober = Prober(engine, (valid or self.data).rows)
         self.progress = Progress()
         self.best: torch.Tensor | None = None
@@ -68,7 +94,12 @@ class Session:
         self._worked = attempt.clocks.monotonic()
 
     def start(self) -> None:
-        """Resume from the newest checkpoint, or introduce the run and measure the base model."""
+        """Resume from the newest checkpoint, or introduce the run and measure the base model.
+
+        A reference is the base, or the adapter that the run starts from (as in TRL); that one is here only
+        before a checkpoint is poured in.
+        """
+        self.aim.refer(self.adapter if self.spec.start else None, self.reporter.beat)
         if not self._resume():
             introduce(self.reporter, self.data, self.spec.schedule, self.total_steps)
             if self.evaluator:
@@ -109,8 +140,15 @@ class Session:
         """The next step's rows."""
         self._worked = self.attempt.clocks.monotonic()
         step = self.progress.step
-        rows: list[Rows] = [[self.data.rows[row] for row in part] for part in self.course.rows(step)]
-        return Work(self.adapter, rows, self.course.dropout_seed(step))
+        parts = self.course.rows(step)
+        rows: list[Rows] = [[row for at in part for row in self.data.example(at)] for part in parts]
+        return Work(
+            self.adapter,
+            rows,
+            self.course.dropout_seed(step),
+            self.aim.objective([at for part in parts for at in part]),
+            self.spec.schedule.neftune_alpha,
+        )
 
     def finish(self, sums: Sums) -> None:
         """Take the step that ``work`` began: clip, move, report; evaluate, save and end when due.
@@ -127,7 +165,7 @@ class Session:
             step=self.progress.step + 1,
             tokens=self.progress.tokens + self.course.tokens(self.progress.step),
             train_loss=sums.mean_loss,
-            metrics={"train_loss": sums.mean_loss, "train_mean_token_accuracy": sums.accuracy},
+            metrics=_named("train", sums),
         )
         self._slowest_step = max(self._slowest_step, self.attempt.clocks.monotonic() - self._worked)
         valid = self._evaluate() if self._due(self.spec.schedule.eval_every) else None
@@ -184,9 +222,12 @@ class Session:
             self.progress = self.progress.advance(best_step=self.progress.step, best_loss=loss, worse=0)
         else:
             self.progress = self.progress.advance(worse=self.progress.worse + 1)
-        scores = {"valid_loss": loss, "valid_mean_token_accuracy": valid.accuracy}
+        scores = _named("valid", valid)
         self.progress = self.progress.advance(
-            metrics=self.progress.metrics | scores | {f"full_{key}": scores[key] for key in scores}
+            metrics=self.progress.metrics
+            | scores
+            | {f"full_{key}": scores[key] for key in scores}
+            | measures(valid, "eval_")
         )
         self.reporter.phase("training")
         return valid
@@ -255,6 +296,13 @@ class Session:
     def _stopped_early(self) -> bool:
         patience = self.spec.schedule.early_stopping
         return patience is not None and self.progress.worse >= patience
+
+
+def _named(which: str, sums: Sums) -> dict[str, float]:
+    """Loss and accuracy under OpenAI's names for a checkpoint's metrics."""
+    accuracy = token_accuracy(sums)
+    found = {f"{which}_loss": sums.mean_loss}
+    return found if accuracy is None else found | {f"{which}_mean_token_accuracy": accuracy}
 
 
 def _diverged(step: int) -> InvalidRequest:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from graftwork.core.errors import GraftworkError, PlatformError
 from graftwork.core.specs import BaseRef, RunSpec
@@ -26,6 +27,7 @@ from graftwork.training.attempt import Attempt, StopSignal, Time
 from graftwork.training.backends import Backend, backend_of
 from graftwork.training.base import open_base
 from graftwork.training.company import WAIT_SECONDS, AssignmentList, forward_backward
+from graftwork.training.distributed.world import World
 from graftwork.training.engine import Engine, Sums, Work
 from graftwork.training.failures import record
 from graftwork.training.machine import set_threads
@@ -33,26 +35,42 @@ from graftwork.training.reporting import Reporter
 from graftwork.training.session import Session
 
 LoadBase = Callable[[BaseRef], tuple[Engine, Renderer]]
+OpenAttempt = Callable[[str, Time, StopSignal], Attempt]
 FindBackend = Callable[[RunSpec], Backend | None]
 
 
-def main(uris: Sequence[str], assignments: str | None = None) -> int:
+def main(uris: Sequence[str], assignments: str | None, world: World) -> int:
     """Train the runs at ``uris``, and those listed at ``assignments``; returns the exit code.
 
-    SIGTERM and SIGINT pause.
+    SIGTERM and SIGINT pause. ``world`` says which process of how many this is; all of them train the same
+    runs, together.
     """
     stop = StopSignal()
     before = {number: signal.signal(number, stop.raise_it) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        set_threads()
-        trainer = Trainer(load=open_base, stop=stop)
-        for uri in uris:
-            trainer.join(uri)
-        trainer.run(None if assignments is None else AssignmentList(assignments, Time()))
+        set_threads(world.local_size)
+        with ways(world) as (load, open_attempt):
+            trainer = Trainer(load=load, stop=stop, open_attempt=open_attempt)
+            for uri in uris:
+                trainer.join(uri)
+            trainer.run(None if assignments is None else AssignmentList(assignments, Time()))
         return 1 if trainer.platform_failed else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ways(world: World) -> Iterator[tuple[LoadBase, OpenAttempt]]:
+    """How base models are loaded and attempts opened: alone, or as one of several processes."""
+    if not world.several:
+        yield open_base, Attempt.open
+        return
+    from graftwork.training.distributed.group import joined
+    from graftwork.training.distributed.opened import loader, opener
+
+    with joined(world) as group:
+        yield loader(group), opener(group)
 
 
 class Trainer:
@@ -63,6 +81,7 @@ class Trainer:
         stop: raised when the machine is about to go.
         clocks: what time it is.
         backend: the trainer that a run asks for, None for this one.
+        open_attempt: opens a run folder.
     """
 
     def __init__(
@@ -71,6 +90,7 @@ class Trainer:
         stop: StopSignal,
         clocks: Time | None = None,
         backend: FindBackend = backend_of,
+        open_attempt: OpenAttempt = Attempt.open,
     ) -> None:
         self.sessions: list[Session] = []
         self.platform_failed = False
@@ -78,13 +98,14 @@ class Trainer:
         self._stop = stop
         self._clocks = clocks or Time()
         self._backend = backend
+        self._open = open_attempt
         self._base: tuple[BaseRef, Engine, Renderer] | None = None
         self._limit: int | None = None
 
     def join(self, uri: str) -> None:
         """Take a run in: open its folder, load the base model if it is the first, resume or start it."""
         try:
-            attempt = Attempt.open(uri, self._clocks, self._stop)
+            attempt = self._open(uri, self._clocks, self._stop)
             done = attempt.reader.result(attempt.fence)
         except (GraftworkError, OSError) as error:
             say(f"{uri}: {error}")  # a folder that cannot be read takes no result
@@ -148,6 +169,13 @@ class Trainer:
                 f"This trainer has the base model {base.name}; the run wants {attempt.spec.base.name}.",
                 fix="Start a trainer of its own for each base model.",
                 code="wrong_base",
+            )
+        others = [session.spec for session in self.sessions]
+        if others and any(spec.lora.dora for spec in (attempt.spec, *others)):
+            raise PlatformError(
+                "A run with DoRA trains alone, and this trainer has other runs.",
+                fix="Start a trainer of its own for it.",
+                code="needs_own_trainer",
             )
         session = Session(attempt, engine, renderer)
         self.sessions.append(session)

@@ -34,10 +34,12 @@ class Owned:
     key: str
     kept: str
     """A request that was kept."""
+    export: str
+    """A finished export with one file, ``a.gguf``."""
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key", "kept")
+        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key", "kept", "export")
         self.names = {name: str(vars(self)[name]) for name in ours}
 
 
@@ -83,6 +85,17 @@ ROWS: dict[tuple[str, str], Row] = {
         404, "/api/adapters/support/versions/1/download"
     ),
     ("DELETE", "/api/adapters/{name}/versions/{number}"): Row(404, "/api/adapters/support/versions/1"),
+    ("POST", "/api/adapters/{name}/versions/{number}/exports"): Row(
+        404, "/api/adapters/support/versions/1/exports", body(lambda owned: {"format": "gguf"})
+    ),
+    ("POST", "/api/adapters/{name}/versions/{number}/push"): Row(
+        404,
+        "/api/adapters/support/versions/1/push",
+        body(lambda owned: {"repository": "acme/support", "token": "hf_x"}),
+    ),
+    ("GET", "/api/exports"): Row(200),
+    ("GET", "/api/exports/{export_id}"): Row(404, "/api/exports/{export}"),
+    ("GET", "/api/exports/{export_id}/files/{path:path}"): Row(404, "/api/exports/{export}/files/a.gguf"),
     ("POST", "/api/adapters/{name}/promote"): Row(
         404, "/api/adapters/support/promote", body(lambda owned: {"version": 1})
     ),
@@ -134,7 +147,8 @@ async def owned(world, tenant) -> Owned:
     kept = a_request(tenant.project)
     async with world.store.begin() as tx:
         await tx.kept.add([kept])
-    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id, kept.id)
+    export = await world.export(tenant)
+    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id, kept.id, export)
 
 
 def a_request(project, **fields) -> KeptRequest:

@@ -49,3 +49,30 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
             optimizer.gradient_norm()
             optimizer.step(0.01)
     assert torch.equal(whole.weights, broken.weights)
+
+
+HALVES = (Part("m.lora_A.weight", 0, (3, 4)), Part("m.lora_B.weight", 12, (5,)))
+
+
+def test_lora_plus_is_adamw_with_two_rates():
+    torch.manual_seed(0)
+    adapter = Adapter("x", torch.randn(17), torch.zeros(17), HALVES, ("m",))
+    ours = Optimizer(adapter, weight_decay=0.1, max_grad_norm=100.0, lora_plus=16.0)
+    theirs = [torch.nn.Parameter(tensor.clone()) for tensor in adapter.tensors().values()]
+    groups = [{"params": [theirs[0]]}, {"params": [theirs[1]]}]
+    adamw = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.1)
+    for step in range(6):
+        if step == 3:  # as a resumed run does
+            state = {name: tensor.clone() for name, tensor in ours.state().items()}
+            ours = Optimizer(adapter, weight_decay=0.1, max_grad_norm=100.0, lora_plus=16.0)
+            ours.restore(state)
+        adapter.grad.copy_(gradients(step))
+        for parameter, slope in zip(theirs, adapter.tensors(adapter.grad).values(), strict=True):
+            parameter.grad = slope.clone()
+        ours.gradient_norm()
+        ours.step(0.001 * step)
+        for group, ratio in zip(adamw.param_groups, (1.0, 16.0), strict=True):
+            group["lr"] = 0.001 * step * ratio
+        adamw.step()
+    for parameter, tensor in zip(theirs, adapter.tensors().values(), strict=True):
+        assert torch.allclose(parameter, tensor, atol=1e-6)
