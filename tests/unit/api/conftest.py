@@ -21,6 +21,7 @@ from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
 from graftwork.control.services.sweeps import SweepsService
@@ -146,6 +147,7 @@ class Platform:
     billing: BillingService
     datasets: Validator
     dataset_tools: DatasetTools
+    kept: KeptService
     engine: FakeEngine
 
     async def doctor(self) -> list[dict[str, Any]]:
@@ -362,6 +364,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         billing=BillingService(store),
         datasets=Validator(),
         dataset_tools=DatasetTools(files, artifacts, bases),
+        kept=KeptService(store, files),
         engine=FakeEngine(),
     )
 

@@ -17,6 +17,7 @@ from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.reconciler import JobReconciler
 from graftwork.control.reconcilers.mirrors import MirrorReconciler
 from graftwork.control.reconcilers.placements import PlacementReconciler
+from graftwork.control.reconcilers.retention import Retention
 from graftwork.control.reconcilers.sweeper import Sweeper
 from graftwork.control.reconcilers.sweeps import SweepReconciler
 from graftwork.control.services.exports import PushTokens
@@ -89,6 +90,7 @@ def build_reconcilers(
             )
             for tracker in trackers_of(settings)
         ),
+        Retention(ctx.store, ctx.clock, bell, replace(pace, poll=SWEEP)),
     ]
 
 
