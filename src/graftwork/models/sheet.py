@@ -19,7 +19,8 @@ def sheet(entry: CatalogueEntry, lora: LoraSpec | None = None) -> dict[str, Any]
 
     Keys: ``shape`` (sizes), ``active_parameters`` (embeddings left out), ``targets`` (names by part of the
     model), ``adapter`` (what ``lora``, or the default, weighs), ``serving`` (engine to empty text or to why
-    not), ``unseen`` (engine to what of it could not be run here), ``memory`` (bytes by device, quantization and method), ``chat`` and ``notes``.
+    not), ``unseen`` (engine to what of it could not be run here), ``memory`` (bytes by device, quantization
+    and method), ``chat`` and ``notes``.
     """
     lora = lora or entry.lora
     shape = entry.shape
