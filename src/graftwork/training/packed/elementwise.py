@@ -13,19 +13,20 @@ from torch.nn import functional
 def inverse_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     """1 / root mean square over the last side, kept, fp32."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return norm.square().mul(1.0 / x.shape[-1]).add(eps).rsqrt()
+    return norm.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
 
 
-def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+def norm(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467); ``scale`` is ``inverse_norm`` of x."""
     if x.dtype is torch.float32:
-        return (x * inverse_norm(x, eps)).mul_(weight)
-    return weight * (x.float() * inverse_norm(x, eps)).to(x.dtype)
+        return (x * scale).mul_(weight)
+    return weight * (x.float() * scale).to(x.dtype)
 
 
-def norm_back(slope: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Gradient of ``norm`` toward x. Uses ``slope`` up."""
-    scale = inverse_norm(x, eps)
+def norm_back(
+    slope: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of ``norm`` toward x."""
     unit, weighted = x.float().mul(scale), slope.float().mul(weight.float())
     mean = (weighted * unit).mean(-1, keepdim=True)
     return torch.addcmul(weighted, unit, mean, value=-1.0).mul_(scale).to(x.dtype)

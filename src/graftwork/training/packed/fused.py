@@ -87,42 +87,38 @@ class AttentionHalf(Function):
         ctx: Any, h: torch.Tensor, anchor: torch.Tensor, part: AttentionPart, now: Pass
     ) -> torch.Tensor:
         """[T, width] to the same, or to [n, width] in the last layer."""
-        entered, shares = _linear(part.entry, norm(h, part.norm, part.eps), now.cohorts)
-        query, key, value, _ = _heads(part, now, entered)
+        scale = inverse_norm(h, part.eps)
+        entered, shares = _linear(part.entry, norm(h, part.norm, scale), now.cohorts)
+        turns = _turns(part, now, entered)
+        query, key = (turn(raw, table, size) for raw, table, size in turns)
+        value = entered.unflatten(1, (-1, part.size))[:, part.heads + part.kv_heads :]
         mixed, kept = core(query, key, value, now.buckets, part.scale, part.window)
         flat = mixed.flatten(1)
         chosen = flat.index_select(0, now.where) if part.last else flat
         out, exit_shares = _linear(part.exit, chosen, now.labelled if part.last else now.cohorts)
         out += h.index_select(0, now.where) if part.last else h
-        ctx.part, ctx.now, ctx.shares, ctx.kept = part, now, (shares, exit_shares), kept
-        ctx.save_for_backward(h, entered, flat)
+        ctx.part, ctx.now, ctx.shares, ctx.kept, ctx.turns = part, now, (shares, exit_shares), kept, turns
+        ctx.save_for_backward(h, scale, query, key, value, mixed)
         return out
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         """Toward h, if it wants a gradient."""
-        (slope,), (h, entered, flat) = slopes, ctx.saved_tensors
+        (slope,), (h, scale, *made) = slopes, ctx.saved_tensors
         part, now, (shares, exit_shares) = ctx.part, ctx.now, ctx.shares
-        slope = slope.contiguous()
-        wanted = ctx.needs_input_grad[0]
-        chosen = flat.index_select(0, now.where) if part.last else flat
+        slope, flat = slope.contiguous(), made[-1].flatten(1)
         back = times(slope, part.exit.weight.t())
-        backward_(
-            part.exit.key,
-            now.labelled if part.last else now.cohorts,
-            exit_shares,
-            lambda: chosen,
-            slope,
-            back,
-        )
+        cohorts = now.labelled if part.last else now.cohorts
+        chosen = flat.index_select(0, now.where) if part.last else flat
+        backward_(part.exit.key, cohorts, exit_shares, lambda: chosen, slope, back)
         if part.last:
             back = torch.zeros_like(flat).index_copy_(0, now.where, back)
-        toward = _attention_back(part, now, entered, flat, ctx.kept, back)
-        dx = times(toward, part.entry.weight.t()) if wanted else None
-        backward_(part.entry.key, now.cohorts, shares, lambda: norm(h, part.norm, part.eps), toward, dx)
+        toward = _attention_back(part, now, tuple(made), ctx.kept, ctx.turns, back)
+        dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
+        backward_(part.entry.key, now.cohorts, shares, lambda: norm(h, part.norm, scale), toward, dx)
         if dx is None:
             return None, None, None, None
-        dh = norm_back(dx, h, part.norm, part.eps)
+        dh = norm_back(dx, h, part.norm, scale)
         if part.last:
             dh.index_add_(0, now.where, slope)
         else:
@@ -130,45 +126,47 @@ class AttentionHalf(Function):
         return dh, None, None, None
 
 
-def _heads(
-    part: AttentionPart, now: Pass, entered: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, Turn, torch.Tensor | None]]]:
-    """Query and key, normalised and turned, and value, all [T, heads, d]; and how the first two were made."""
+Turned = tuple[torch.Tensor, Turn, torch.Tensor | None]
+"""Query or key as the product made it [T, heads, d], its rotation, and what normalises it."""
+
+
+def _turns(part: AttentionPart, now: Pass, entered: torch.Tensor) -> tuple[Turned, Turned]:
     made = entered.unflatten(1, (-1, part.size))
-    edges = (part.heads, part.heads + part.kv_heads)
-    turned: list[tuple[torch.Tensor, Turn, torch.Tensor | None]] = []
-    for raw, weight in (
-        (made[:, : edges[0]], part.query_norm),
-        (made[:, edges[0] : edges[1]], part.key_norm),
-    ):
-        scale = None if weight is None else inverse_norm(raw, part.eps).to(raw.dtype)
-        turned.append((raw, Turn(now.cos, now.sin, weight), scale))
-    return turn(*turned[0]), turn(*turned[1]), made[:, edges[1] :], turned
+    query, key = made[:, : part.heads], made[:, part.heads : part.heads + part.kv_heads]
+    if part.query_norm is None or part.key_norm is None:
+        table = Turn(now.cos, now.sin, None)
+        return (query, table, None), (key, table, None)
+    scale = inverse_norm(made[:, : part.heads + part.kv_heads], part.eps).to(made.dtype)
+    return (
+        (query, Turn(now.cos, now.sin, part.query_norm), scale[:, : part.heads]),
+        (key, Turn(now.cos, now.sin, part.key_norm), scale[:, part.heads :]),
+    )
 
 
 def _attention_back(
     part: AttentionPart,
     now: Pass,
-    entered: torch.Tensor,
-    flat: torch.Tensor,
+    made: tuple[torch.Tensor, ...],
     kept: list[torch.Tensor],
+    turns: tuple[Turned, Turned],
     slope: torch.Tensor,
 ) -> torch.Tensor:
-    """Gradient toward the product of query, key and value [T, …]."""
-    query, key, value, turned = _heads(part, now, entered)
-    heads = (-1, part.size)
-    made = (query, key, value, flat.unflatten(1, heads))
-    dq, dk, dv = core_back(slope.unflatten(1, heads), made, kept, now.buckets, part.scale, part.window)
-    toward = torch.empty_like(entered)
-    parts = toward.unflatten(1, (-1, part.size))
-    edges = (part.heads, part.heads + part.kv_heads)
-    for into, gradient, (raw, table, scale) in (
-        (parts[:, : edges[0]], dq, turned[0]),
-        (parts[:, edges[0] : edges[1]], dk, turned[1]),
-    ):
-        turn_back_(into, gradient, raw, table, scale)
-    parts[:, edges[1] :].copy_(dv)
-    return toward
+    """Gradient toward the product of query, key and value [T, …]; ``made``: these and the output."""
+    query, key, value, out = made
+    dq, dk, dv = core_back(
+        slope.unflatten(1, (-1, part.size)),
+        (query, key, value, out),
+        kept,
+        now.buckets,
+        part.scale,
+        part.window,
+    )
+    edges = (0, part.heads, part.heads + part.kv_heads, part.heads + 2 * part.kv_heads)
+    toward = slope.new_empty(slope.shape[0], edges[-1], part.size)
+    for number, (gradient, (raw, table, scale)) in enumerate(zip((dq, dk), turns, strict=True)):
+        turn_back_(toward[:, edges[number] : edges[number + 1]], gradient, raw, table, scale)
+    toward[:, edges[2] :] = dv
+    return toward.flatten(1)
 
 
 class MlpHalf(Function):
@@ -178,24 +176,25 @@ class MlpHalf(Function):
     def forward(ctx: Any, h: torch.Tensor, anchor: torch.Tensor, part: MlpPart, now: Pass) -> torch.Tensor:
         """[T, width] to the same."""
         cohorts = now.labelled if part.last else now.cohorts
-        both, shares = _linear(part.entry, norm(h, part.norm, part.eps), cohorts)
+        scale = inverse_norm(h, part.eps)
+        both, shares = _linear(part.entry, norm(h, part.norm, scale), cohorts)
         out, exit_shares = _linear(part.exit, gate(both), cohorts)
         out += h
         ctx.part, ctx.cohorts, ctx.shares = part, cohorts, (shares, exit_shares)
-        ctx.save_for_backward(h, both)
+        ctx.save_for_backward(h, scale, both)
         return out
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
-        """Toward h, if it wants a gradient."""
-        (slope,), (h, both) = slopes, ctx.saved_tensors
+        """Toward h, if it wants a gradient. What was kept is used up."""
+        (slope,), (h, scale, both) = slopes, ctx.saved_tensors
         part, cohorts, (shares, exit_shares) = ctx.part, ctx.cohorts, ctx.shares
         slope = slope.contiguous()
         back = times(slope, part.exit.weight.t())
         backward_(part.exit.key, cohorts, exit_shares, lambda: gate(both), slope, back)
         toward = gate_back_(back, both)
         dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
-        backward_(part.entry.key, cohorts, shares, lambda: norm(h, part.norm, part.eps), toward, dx)
+        backward_(part.entry.key, cohorts, shares, lambda: norm(h, part.norm, scale), toward, dx)
         if dx is None:
             return None, None, None, None
-        return norm_back(dx, h, part.norm, part.eps).add_(slope), None, None, None
+        return norm_back(dx, h, part.norm, scale).add_(slope), None, None, None
