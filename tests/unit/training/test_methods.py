@@ -51,6 +51,8 @@ def test_dpo_learns_to_prefer_and_says_so(base, renderer, tmp_path):
     assert last["eval_rewards/accuracies"] == 1.0
     assert last["eval_logps/accuracies"] > steps[4]["extra"]["eval_logps/accuracies"] - 1e-9
     assert done.base_valid_loss == pytest.approx(math.log(2))
+    assert done.extra["eval_rewards/accuracies"] == 1.0
+    assert 0 <= done.extra["base_logps/accuracies"] <= 1
     assert done.valid_loss is not None and done.valid_loss < done.base_valid_loss
     assert steps[12]["train_accuracy"] is None, "half of the tokens are not to be chosen"
     assert set(curve(uri)[2]["extra"]) == {key for key in last if not key.startswith("eval_")}
