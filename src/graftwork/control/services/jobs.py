@@ -17,6 +17,7 @@ from graftwork.core.errors import Conflict, InvalidRequest, NotFound
 from graftwork.core.nouns import Job, JobEvent, Json
 from graftwork.core.specs import TrainingOptions
 from graftwork.core.states import ON_MACHINE, TERMINAL, Phase, Want
+from graftwork.models.support import refuse_unserved
 from graftwork.store import Page, Store, Tx
 
 PAUSABLE = ON_MACHINE | {Phase.VALIDATING, Phase.PLANNING, Phase.QUEUED, Phase.PAUSED}
@@ -40,12 +41,14 @@ class JobsService:
         The same ``idempotency_key`` with the same request gives the first job again.
 
         Raises:
-            InvalidRequest: a field is out of range, a file has another purpose, or the method is unsupported.
+            InvalidRequest: a field is out of range, a file has another purpose, the method is unsupported, or
+                no engine could serve the adapter (``target_unserved``).
             NotFound: no such base model or file.
             Conflict: the key was used for another request, or the adapter exists on another base model.
         """
         checked = check_request(request)
         base, start, options = await self._began(project_id, request, checked.options)
+        refuse_unserved((await self._bases.get(base)).shape, options.lora, base)
         self._check_name(checked.adapter)
         now = self._clock.now()
         job = Job(
