@@ -20,6 +20,11 @@ app.command(f"{_TOOLS}:dedup", name="dedup", help="Drop rows that stood before, 
 app.command(f"{_TOOLS}:mix", name="mix", help="One data set out of several, each by its weight.")
 app.command(f"{_TOOLS}:stats", name="stats", help="Lengths, tokens, roles, labels, repetitions.")
 app.command(f"{_TOOLS}:diff", name="diff", help="Rows removed, added and changed between two data sets.")
+app.command("graftwork.cli.synth:synth", name="synth", help="New rows from documents or seeds, by a model.")
+_KEPT = "graftwork.cli.kept"
+app.command(f"{_KEPT}:keep", name="keep", help="Opt in or out of having the project's requests kept.")
+app.command(f"{_KEPT}:from_logs", name="from-logs", help="A data set out of requests that were kept.")
+app.command(f"{_KEPT}:forget", name="forget", help="Delete kept requests for good.")
 
 
 @app.command

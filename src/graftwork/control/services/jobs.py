@@ -48,7 +48,6 @@ class JobsService:
         """
         checked = check_request(request)
         base, start, options = await self._began(project_id, request, checked.options)
-        refuse_unserved((await self._bases.get(base)).shape, options.lora, base)
         self._check_name(checked.adapter)
         now = self._clock.now()
         job = Job(
@@ -198,7 +197,8 @@ class JobsService:
     ) -> tuple[str, Json | None, TrainingOptions]:
         """The base model, and where ``model`` is one of the project's own, what the run begins with."""
         try:
-            await self._bases.get(request.model)
+            entry = await self._bases.get(request.model)
+            refuse_unserved(entry.shape, options.lora, entry.name)
             return request.model, None, options
         except NotFound as unknown:
             async with self._store.read() as tx:
