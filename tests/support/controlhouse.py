@@ -32,6 +32,7 @@ from graftwork.control.reconcilers.placements import PlacementReconciler
 from graftwork.control.reconcilers.sweeper import Sweeper
 from graftwork.control.reconcilers.sweeps import SweepReconciler
 from graftwork.control.services.all import build_services
+from graftwork.control.services.exports import PushTokens
 from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import JobView
 from graftwork.core.nouns import Endpoint, Job, Project, StoredFile
@@ -411,7 +412,10 @@ class House:
         self.slots: int | None = 1
         self.pace = Pace()
         self.fuse = Fuse()
-        self.services = build_services(store, self.artifacts, self.bases, clock, self.bell, b"pepper")
+        self.tokens = PushTokens()
+        self.services = build_services(
+            store, self.artifacts, self.bases, clock, self.bell, b"pepper", self.tokens
+        )
         self.trainers: dict[str, ScriptedCompany] = {}
         self.scripts: dict[str, Script] = {}
         """By job, where one is not like the others."""

@@ -14,6 +14,7 @@ from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.exports import ExportsService
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
 from graftwork.control.services.sweeps import SweepsService
@@ -93,6 +94,11 @@ class Platform(Protocol):
     @property
     def dataset_tools(self) -> DatasetTools:
         """The data helpers."""
+        ...
+
+    @property
+    def kept(self) -> KeptService:
+        """Requests that projects opted to keep."""
         ...
 
     async def doctor(self) -> list[dict[str, Any]]:

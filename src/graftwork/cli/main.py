@@ -34,6 +34,7 @@ _COMMANDS = [
     ("chat", "graftwork.cli.chat:chat", "Ask a base model, an adapter or a version."),
     ("dataset", "graftwork.cli.dataset:app", "Check, make and alter data sets before training."),
     ("job", "graftwork.cli.job:app", "List, follow, cancel, pause and resume jobs."),
+    ("model", "graftwork.cli.model:app", "List base models, and show what is known of one."),
     (
         "adapter",
         "graftwork.cli.adapter:app",

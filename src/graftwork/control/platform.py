@@ -89,8 +89,8 @@ class Platform:
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
         self.sweeps = services.sweeps
         self.billing, self.datasets = services.billing, services.datasets
+        self.dataset_tools, self.kept = services.dataset_tools, services.kept
         self.exports = services.exports
-        self.dataset_tools = services.dataset_tools
         self.project: Project | None = None
         self.first_start = False
         self.context = context_of(self, install)

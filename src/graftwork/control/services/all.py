@@ -14,6 +14,7 @@ from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
 from graftwork.control.services.projects import ProjectsService
@@ -31,6 +32,7 @@ class Services:
     files: FilesService
     datasets: DatasetsService
     dataset_tools: DatasetTools
+    kept: KeptService
     jobs: JobsService
     adapters: AdaptersService
     sweeps: SweepsService
@@ -56,6 +58,7 @@ def build_services(
         files=files,
         datasets=DatasetsService(store, artifacts, bases),
         dataset_tools=DatasetTools(files, artifacts, bases),
+        kept=KeptService(store, files),
         jobs=JobsService(store, bases, clock, bell),
         sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
