@@ -15,6 +15,7 @@ from graftwork.store.exports import Exports
 from graftwork.store.files import Files
 from graftwork.store.job_events import JobEvents
 from graftwork.store.jobs import Jobs
+from graftwork.store.kept import Kept
 from graftwork.store.keys import Keys
 from graftwork.store.ledger import Ledger
 from graftwork.store.machines import Machines
@@ -23,10 +24,12 @@ from graftwork.store.organizations import Organizations
 from graftwork.store.placements import Placements
 from graftwork.store.prices import Prices
 from graftwork.store.projects import Projects
+from graftwork.store.queue import Queue
 from graftwork.store.runs import Runs
 from graftwork.store.session import Session
 from graftwork.store.settings import SettingsTable
 from graftwork.store.snapshot import Snapshot, read_snapshot
+from graftwork.store.sweeps import Sweeps
 from graftwork.store.versions import Versions
 from graftwork.store.weights import WeightsTable
 
@@ -43,6 +46,8 @@ class Tx:
         self.jobs = Jobs(session)
         self.job_events = JobEvents(session)
         self.runs = Runs(session)
+        self.sweeps = Sweeps(session)
+        self.queue = Queue(session)
         self.machines = Machines(session)
         self.checkpoints = Checkpoints(session)
         self.weights = WeightsTable(session)
@@ -55,6 +60,7 @@ class Tx:
         self.endpoints = Endpoints(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
+        self.kept = Kept(session)
         self.prices = Prices(session)
         self.settings = SettingsTable(session)
 

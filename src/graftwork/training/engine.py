@@ -89,6 +89,10 @@ class Adapter:
     parts: tuple[Part, ...]
     targets: tuple[str, ...]
     """Names of the adapted linear modules, as ``adapter_config.json`` lists them."""
+    parameters: tuple[str, ...] = ()
+    """Adapted parameters that its ``target_parameters`` must name: stacked experts, and a few more."""
+    expert_rank: int | None = None
+    """Rank on each routed expert; None without any."""
 
     def tensors(self, flat: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Views of ``flat`` (default: the weights) by PEFT name."""
@@ -168,6 +172,15 @@ class Work:
     def labelled(self) -> int:
         """Labelled tokens of all rows."""
         return sum(row.labelled for rows in self.batches for row in rows)
+
+
+def nothing_to_learn() -> TrainingError:
+    """The error of a work none of whose tokens carries loss."""
+    return TrainingError(
+        "No token of the step's rows carries loss.",
+        fix="Leave rows without labels out of the data.",
+        code="no_labelled_tokens",
+    )
 
 
 class Engine(Protocol):

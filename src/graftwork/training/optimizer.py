@@ -5,9 +5,33 @@ With LoRA+ (Hayou et al. 2024, arXiv:2402.12354) each number has a rate of its o
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from graftwork.training.engine import Adapter
+
+_MOMENTS = frozenset({"exp_avg", "exp_avg_sq"})
+
+
+class Moves(Protocol):
+    """What a session asks of an optimizer."""
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the gradient; clips it."""
+        ...
+
+    def step(self, learning_rate: float) -> None:
+        """Move the weights."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Moments fp32 [n] each, and the number of steps taken: all that a later ``restore`` needs."""
+        ...
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from what ``state`` returned."""
+        ...
 
 
 class Optimizer:
@@ -39,6 +63,7 @@ class Optimizer:
 
     def step(self, learning_rate: float) -> None:
         """Move the weights."""
+        self._fetch()
         if self._ratios is not None:
             self._step_each(learning_rate * self._ratios)
             return
@@ -53,6 +78,20 @@ class Optimizer:
         """Continue from what ``state`` returned."""
         device = self._weights.device
         self._adamw.state[self._weights] = {name: value.to(device).clone() for name, value in state.items()}
+
+    def park(self) -> None:
+        """Hold the moments in main memory until the next step: between steps nobody reads them.
+
+        They are half of what a run occupies on a GPU besides activations. Bits do not change on the way.
+        """
+        held = self._adamw.state[self._weights]
+        for name in _MOMENTS & held.keys():
+            held[name] = held[name].to("cpu")
+
+    def _fetch(self) -> None:
+        held, device = self._adamw.state[self._weights], self._weights.device
+        for name in _MOMENTS & held.keys():
+            held[name] = held[name].to(device)
 
     @torch.no_grad()
     def _step_each(self, rates: torch.Tensor) -> None:

@@ -17,8 +17,11 @@ from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.reconciler import JobReconciler
 from graftwork.control.reconcilers.mirrors import MirrorReconciler
 from graftwork.control.reconcilers.placements import PlacementReconciler
+from graftwork.control.reconcilers.retention import Retention
 from graftwork.control.reconcilers.sweeper import Sweeper
+from graftwork.control.reconcilers.sweeps import SweepReconciler
 from graftwork.control.services.exports import PushTokens
+from graftwork.control.services.jobs import JobsService
 from graftwork.control.settings import Settings
 from graftwork.trackers.mlflow import MLflow
 from graftwork.trackers.port import Tracker
@@ -37,9 +40,11 @@ def build_reconcilers(
     ctx: Context, engines: Engines, settings: Settings, bell: Bell, tokens: PushTokens
 ) -> list[Loop]:
     """The reconcilers over one context; services share ``bell`` and ``tokens`` with them."""
+    jobs = JobsService(ctx.store, ctx.bases, ctx.clock, bell)
     owner, pace = f"{socket.gethostname()}:{os.getpid()}", settings.pace
     return [
         JobReconciler(ctx, bell, pace, owner),
+        SweepReconciler(ctx.store, jobs, ctx.clock, bell, pace, owner, ctx.limits.watch),
         EndpointReconciler(ctx.store, ctx.bases, engines, ctx.clock, bell, pace),
         PlacementReconciler(
             ctx.store,
@@ -86,6 +91,7 @@ def build_reconcilers(
             )
             for tracker in trackers_of(settings)
         ),
+        Retention(ctx.store, ctx.clock, bell, replace(pace, poll=SWEEP)),
     ]
 
 

@@ -31,7 +31,15 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: dict[TrainerName, Callable[[], Backend]] = {}
+def _trl() -> Backend:
+    try:
+        from graftwork.training.backends.trl import Trl
+    except ImportError as error:
+        raise not_installed("trl", "Install it: pip install 'trl>=1.16' datasets.") from error
+    return Trl()
+
+
+BACKENDS: dict[TrainerName, Callable[[], Backend]] = {"trl": _trl}
 """How each trainer is opened. Opening imports its package and may raise ``not_installed``."""
 
 

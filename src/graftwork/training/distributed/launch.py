@@ -204,6 +204,12 @@ def _refuse_others(attempt: Attempt) -> None:
             fix="Leave --processes out.",
             code="trainer_is_one_process",
         )
+    if attempt.spec.quantization != "none":
+        raise TrainingError(
+            "A base model in 4 bits is not spread over processes.",
+            fix="Train it with one process, or unquantized.",
+            code="unsupported_method",
+        )
 
 
 def _note(path: Path) -> RunError | None:

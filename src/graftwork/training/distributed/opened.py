@@ -9,7 +9,7 @@ import torch
 from graftwork.core.specs import BaseRef
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
-from graftwork.training.base import find_base
+from graftwork.training.base import locate_base
 from graftwork.training.distributed.attempts import open_together
 from graftwork.training.distributed.engine import ShardedEngine
 from graftwork.training.distributed.group import Group
@@ -20,7 +20,7 @@ def loader(group: Group) -> Callable[[BaseRef], tuple[ShardedEngine, Renderer]]:
     """Like ``open_base``, for one rank: the base model passes through main memory, layer by layer."""
 
     def load(base: BaseRef) -> tuple[ShardedEngine, Renderer]:
-        folder = find_base(base)
+        folder = locate_base(base)
         dtype = torch.bfloat16 if group.device.type == "cuda" else torch.float32
         solo = SoloEngine.load(folder, torch.device("cpu"), dtype)
         return ShardedEngine(solo, group), Renderer.load(folder)

@@ -78,6 +78,9 @@ class World:
         ]
 
 
+ALONE = World()
+
+
 def ranks_of(env: Env) -> World:
     """The place that ``env`` names; alone where it names none.
 
@@ -87,7 +90,7 @@ def ranks_of(env: Env) -> World:
     for needed, read in _LAUNCHERS:
         if all(name in env for name in needed):
             return _checked(read(env))
-    return World()
+    return ALONE
 
 
 def _torchrun(env: Env) -> World:
