@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from graftwork import __version__
 from graftwork.api import errors
-from graftwork.api.admin import adapters, billing, datasets, exports, kept, keys, system
+from graftwork.api.admin import adapters, billing, datasets, exports, kept, keys, sweeps, system
 from graftwork.api.admin import jobs as admin_jobs
 from graftwork.api.openai import completions, files, jobs, models
 from graftwork.api.platform import Platform
@@ -27,6 +27,7 @@ ROUTERS = (
     kept.router,
     completions.router,
     admin_jobs.router,
+    sweeps.router,
     system.router,
 )
 

@@ -17,6 +17,7 @@ from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
 from graftwork.gateway import Gateway
 from graftwork.store import Store
@@ -58,6 +59,11 @@ class Platform(Protocol):
     @property
     def adapters(self) -> AdaptersService:
         """Adapters, versions, aliases."""
+        ...
+
+    @property
+    def sweeps(self) -> SweepsService:
+        """Searches over hyperparameters."""
         ...
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -43,6 +44,8 @@ from graftwork.store import Store
 
 log = logging.getLogger("graftwork.control")
 
+PASSED_ON = ("GRAFTWORK_COMPANY", "GRAFTWORK_GEMM")
+"""What trainers are told of this server's own environment: how they compute (docs/engine.md)."""
 STOP_SECONDS = 30.0
 """How long machines on this host get to save their state when the server stops."""
 _ENDED = frozenset({Observed.EXITED, Observed.ERROR, Observed.GONE})
@@ -84,6 +87,7 @@ class Platform:
         self.services: Services = services
         self.files, self.jobs, self.adapters = services.files, services.jobs, services.adapters
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
+        self.sweeps = services.sweeps
         self.billing, self.datasets = services.billing, services.datasets
         self.dataset_tools, self.kept = services.dataset_tools, services.kept
         self.exports = services.exports
@@ -252,7 +256,10 @@ def context_of(platform: Platform, install: str) -> Context:
         install=install,
         runs=settings.data / "runs",
         trainer=settings.trainer,
-        environment={"GRAFTWORK_CACHE": str(settings.data / "models")},
+        environment={
+            "GRAFTWORK_CACHE": str(settings.data / "models"),
+            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+        },
         code_version=__version__,
         connect=connect,
         limits=settings.limits,

@@ -130,6 +130,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/api/jobs/{job_id}/logs"): Row(404, "/api/jobs/{done}/logs"),
     ("GET", "/api/doctor"): Row(200),
     ("GET", "/api/models"): Row(200),
+    ("GET", "/api/models/{name:path}"): Row(200, "/api/models/seedling"),
 }
 
 

@@ -18,6 +18,7 @@ from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
 from graftwork.control.services.projects import ProjectsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
 from graftwork.store import Store
 
@@ -34,6 +35,7 @@ class Services:
     kept: KeptService
     jobs: JobsService
     adapters: AdaptersService
+    sweeps: SweepsService
     exports: ExportsService
     models: ModelsService
     billing: BillingService
@@ -58,6 +60,7 @@ def build_services(
         dataset_tools=DatasetTools(files, artifacts, bases),
         kept=KeptService(store, files),
         jobs=JobsService(store, bases, clock, bell),
+        sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, tokens or PushTokens()),
         models=ModelsService(store, bases, clock, bell),
