@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -32,7 +32,7 @@ from graftwork.runs.folder import prepare
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
 from graftwork.training.attempt import StopSignal
-from graftwork.training.solo import SoloEngine
+from graftwork.training.packed.engine import PackedEngine
 from graftwork.training.train_lora import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def compare(
         transport = LocalTransport(Path(folder) / "run")
         prepare(transport, spec, data, None)
         trainer = Trainer(
-            lambda _: (SoloEngine.load(base, torch.device("cpu")), Renderer.load(base)), StopSignal()
+            lambda _: (PackedEngine.load(base, torch.device("cpu")), Renderer.load(base)), StopSignal()
         )
         trainer.join(str(transport.root))
         (session,) = trainer.sessions
@@ -135,6 +135,27 @@ class Record(TrainerCallback):
             )
 
 
+def peft_model(
+    base: Path, start: dict[str, torch.Tensor], targets: tuple[str, ...], spec: RunSpec
+) -> PeftModel:
+    """The base with these LoRA weights, as plain PEFT has it."""
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(
+            r=spec.lora.rank,
+            lora_alpha=int(spec.lora.alpha),
+            target_modules=list(targets),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(start[name.replace(".default.", ".")])
+    assert isinstance(model, PeftModel)
+    return model
+
+
 def run_trl(
     base: Path,
     rows: list[Row],
@@ -144,17 +165,7 @@ def run_trl(
     folder: Path,
 ) -> list[Step]:
     """The same with TRL: rows in this order, one pass, from these LoRA weights."""
-    lora, schedule = spec.lora, spec.schedule
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        LoraConfig(
-            r=lora.rank, lora_alpha=int(lora.alpha), target_modules=list(targets), task_type="CAUSAL_LM"
-        ),
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(start[name.replace(".default.", ".")])
+    schedule = spec.schedule
     config = SFTConfig(
         output_dir=str(folder / "trl"),
         use_cpu=True,
@@ -182,7 +193,7 @@ def run_trl(
     record = Record()
     tokenizer = AutoTokenizer.from_pretrained(base)
     trainer = SFTTrainer(
-        model=model,
+        model=peft_model(base, start, targets, spec),
         args=config,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list([{"messages": row["messages"]} for row in rows]),
@@ -192,7 +203,7 @@ def run_trl(
     return record.steps
 
 
-def figure(result: Comparison, title: str) -> str:
+def figure(result: Comparison, title: str, theirs: str = "TRL SFTTrainer") -> str:
     """Loss of both over steps, and their relative difference below on a logarithmic scale, as SVG."""
     width, left, right = 720, 64, 16
     top, upper, gap, lower = 40, 220, 46, 120
@@ -227,7 +238,8 @@ def figure(result: Comparison, title: str) -> str:
         f"{x(at):.1f},{z(abs(a.loss - b.loss) / b.loss):.1f}" for at, (a, b) in enumerate(pairs)
     )
     ticks = "".join(rule(z(10.0**power), f"1e{power}") for power in (-9, -7, -5, -3))
-    ticks += "".join(rule(y(loss), str(loss)) for loss in range(int(high) + 1))
+    spacing = 1 if high > 2 else 0.2
+    ticks += "".join(rule(y(at * spacing), f"{at * spacing:g}") for at in range(int(high / spacing) + 1))
     height = base + lower + 36
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
@@ -238,7 +250,7 @@ def figure(result: Comparison, title: str) -> str:
         f'<polyline points="{differences}" fill="none" stroke="#555" stroke-width="1.2"/>\n'
         f'<text x="{width - right}" y="{top + 16}" text-anchor="end">'
         f'<tspan fill="#1c7ed6">line: native</tspan> '
-        f'<tspan fill="#d9480f">circles: TRL SFTTrainer</tspan></text>\n'
+        f'<tspan fill="#d9480f">circles: {theirs}</tspan></text>\n'
         f'<text x="{left}" y="{base - 10}">relative difference of the losses</text>\n'
         f'<text x="{width / 2}" y="{height - 10}" text-anchor="middle">optimizer step (1 to {steps})</text>\n'
         "</svg>\n"

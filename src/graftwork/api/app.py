@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from graftwork import __version__
 from graftwork.api import errors
-from graftwork.api.admin import adapters, billing, datasets, keys, system
+from graftwork.api.admin import adapters, billing, datasets, exports, keys, system
 from graftwork.api.admin import jobs as admin_jobs
 from graftwork.api.openai import files, jobs, models
 from graftwork.api.platform import Platform
@@ -20,6 +20,7 @@ ROUTERS = (
     jobs.router,
     models.router,
     adapters.router,
+    exports.router,
     keys.router,
     billing.router,
     datasets.router,

@@ -11,6 +11,7 @@ from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
 from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.datasets import DatasetsService
+from graftwork.control.services.exports import ExportsService
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
@@ -56,6 +57,11 @@ class Platform(Protocol):
     @property
     def adapters(self) -> AdaptersService:
         """Adapters, versions, aliases."""
+        ...
+
+    @property
+    def exports(self) -> ExportsService:
+        """Versions in other formats, and pushed to the Hub."""
         ...
 
     @property

@@ -9,11 +9,19 @@ from typing import Any
 from cyclopts import App
 
 from graftwork.cli.connection import Server, connect
+from graftwork.cli.export import export, push
 from graftwork.cli.files import unpack
 from graftwork.cli.output import Column, put, put_json, say, table, when
 from graftwork.cli.watch import gate_lines
 
-app = App(name="adapter", help="List adapters and versions, promote and roll back.", help_format="plaintext")
+app = App(
+    name="adapter",
+    help="List adapters and versions, promote and roll back, export and push.",
+    help_format="plaintext",
+)
+
+app.command(export)
+app.command(push)
 
 _COLUMNS = [
     Column("name", "adapter"),
@@ -105,7 +113,7 @@ def download(version: str, /, *, to: Path | None = None) -> None:
         The folder for the files, made if need be; adapter-number if left out.
     """
     server = connect()
-    name, number = _numbered(server, version)
+    name, number = numbered(server, version)
     with tempfile.TemporaryFile() as whole:
         server.download(f"/api/adapters/{name}/versions/{number}/download", whole)
         folder = unpack(whole, to or Path(f"{name}-{number}"))
@@ -113,7 +121,7 @@ def download(version: str, /, *, to: Path | None = None) -> None:
     put(str(folder))
 
 
-def _numbered(server: Server, version: str) -> tuple[str, int]:
+def numbered(server: Server, version: str) -> tuple[str, int]:
     """Adapter and number meant by ``support@3``, ``support@production`` or ``support``."""
     name, _, which = version.partition("@")
     if which.isdigit():

@@ -33,7 +33,11 @@ _COMMANDS = [
     ("chat", "graftwork.cli.chat:chat", "Ask a base model, an adapter or a version."),
     ("dataset", "graftwork.cli.dataset:app", "Check, make and alter data sets before training."),
     ("job", "graftwork.cli.job:app", "List, follow, cancel, pause and resume jobs."),
-    ("adapter", "graftwork.cli.adapter:app", "List adapters and versions, promote and roll back."),
+    (
+        "adapter",
+        "graftwork.cli.adapter:app",
+        "List adapters and versions, promote and roll back, export and push.",
+    ),
     ("key", "graftwork.cli.key:app", "Create, list and revoke API keys."),
     ("bill", "graftwork.cli.bill:bill", "What was used, and what it costs."),
     ("doctor", "graftwork.cli.doctor:doctor", "Check this machine and the server."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from graftwork.core.specs import BaseRef
 from graftwork.data import Renderer
 from graftwork.models import Catalogue, CatalogueEntry, locate, pin
 from graftwork.models.cache import Hub
@@ -56,6 +57,14 @@ class Bases:
             NotFound, InvalidRequest: as ``models.locate``.
         """
         return await asyncio.to_thread(locate, await self.pinned(name), self._cache, self._hub)
+
+    async def files(self, base: BaseRef) -> Path:
+        """The folder with the files of a base model as it was pinned; may download.
+
+        Raises:
+            NotFound, InvalidRequest: as ``models.locate``.
+        """
+        return await asyncio.to_thread(locate, base, self._cache, self._hub)
 
     async def renderer(self, name: str) -> Renderer:
         """The model's tokenizer and chat template.

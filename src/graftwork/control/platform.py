@@ -26,6 +26,7 @@ from graftwork.control.reconcilers.all import build_reconcilers, running
 from graftwork.control.reconcilers.endpoints import STARTING, EngineFactory, Engines
 from graftwork.control.reconcilers.jobs.context import Context, Pool
 from graftwork.control.services.all import Services, build_services
+from graftwork.control.services.exports import PushTokens
 from graftwork.control.settings import Settings
 from graftwork.core.clock import Clock, SystemClock
 from graftwork.core.errors import GraftworkError, PlatformError, Unavailable
@@ -76,11 +77,15 @@ class Platform:
         self.pepper = secrets.pepper()
         self.artifacts = Artifacts(settings.artifacts_root)
         self.bases = bases_of(settings)
-        services = build_services(store, self.artifacts, self.bases, clock, self.bell, self.pepper)
+        self.tokens = PushTokens()
+        services = build_services(
+            store, self.artifacts, self.bases, clock, self.bell, self.pepper, self.tokens
+        )
         self.services: Services = services
         self.files, self.jobs, self.adapters = services.files, services.jobs, services.adapters
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
         self.billing, self.datasets = services.billing, services.datasets
+        self.exports = services.exports
         self.dataset_tools = services.dataset_tools
         self.project: Project | None = None
         self.first_start = False
@@ -130,7 +135,9 @@ class Platform:
             stack.push_async_callback(platform.engines.destroy)
             await platform._found()
             stack.push_async_callback(platform._drain)
-            loops = build_reconcilers(platform.context, platform.engines, settings, platform.bell)
+            loops = build_reconcilers(
+                platform.context, platform.engines, settings, platform.bell, platform.tokens
+            )
             await stack.enter_async_context(running(loops, platform.bell))
             yield platform
 

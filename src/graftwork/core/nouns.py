@@ -5,7 +5,7 @@ Times are unix seconds (float); money is integer micro-dollars; JSON columns are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graftwork.core.states import (
@@ -41,6 +41,42 @@ class Project:
     created_at: float
     budget: int | None = None
     """Spending cap in micro-dollars over the project's life; None is no cap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What a project opted to have kept of its requests: nothing, unless it says otherwise."""
+
+    project_id: str
+    mode: str = "off"
+    """``off``: nothing; ``asked``: what is sent with ``store: true``; ``all``: all but ``store: false``."""
+    days: int = 30
+    """How long a request is kept."""
+    redact: bool = True
+    """Whether mail addresses, telephone and card numbers and keys are blotted out before it is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRequest:
+    """A chat request with its answer, kept because its project opted for it."""
+
+    id: str
+    """As the answer's: ``chatcmpl-…``."""
+    project_id: str
+    model: str
+    """As the caller sent it."""
+    base: str
+    adapter: str | None
+    version: str | None
+    """``support@3``; None for a base model."""
+    name: str
+    """What answered: the version's ``ft:…`` name, or the base model's."""
+    metadata: dict[str, str] | None
+    bytes: int
+    body: bytes = field(repr=False)
+    """zlib-compressed JSON: ``{"request": {…}, "answer": {…}}``."""
+    created_at: float
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

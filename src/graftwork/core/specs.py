@@ -130,7 +130,7 @@ class Schedule(Spec):
     lora_plus: float | None = None
     neftune_alpha: float | None = None
     recompute: bool = False
-    """Whether activations are computed again in the backward pass from the start: held, they would not fit."""
+    """Whether activations are computed again in the backward pass: held, they would not fit."""
     explained: dict[str, str] = {}
     """Field name to one sentence: why this value."""
 

@@ -86,6 +86,9 @@ class Architecture:
         if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
             raise unsupported("only some of its layers have experts")
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        head_dim = int(config.get("head_dim") or hidden // heads)
+        if kind == "qwen2" and head_dim * heads != hidden:
+            raise unsupported("its heads together are not as wide as the model")
         return cls(
             name=ARCHITECTURES[kind],
             layers=int(config["num_hidden_layers"]),
@@ -93,13 +96,13 @@ class Architecture:
             intermediate=int(config["intermediate_size"]),
             heads=heads,
             kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
+            head_dim=head_dim,
             context=int(config["max_position_embeddings"]),
             eps=float(config["rms_norm_eps"]),
             rope=_rope(config),
             vocab=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings")),
-            experts=int(config.get("num_experts") or 0),
+            experts=int(config.get("num_experts") or config.get("num_local_experts") or 0),
             active_experts=int(config.get("num_experts_per_tok") or 0),
             expert_width=int(config.get("moe_intermediate_size") or 0),
         )

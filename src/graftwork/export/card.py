@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from graftwork.export.request import About
@@ -29,6 +30,8 @@ tokenizer = AutoTokenizer.from_pretrained("{repository}")
     "lmstudio": "Copy this folder into LM Studio's models folder (`~/.lmstudio/models`).",
 }
 
+_IDENTIFIER = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
+
 
 def card(about: About, kind: str, *, repository: str, files: dict[str, str]) -> str:
     """A README.md with the Hub's metadata.
@@ -39,11 +42,10 @@ def card(about: About, kind: str, *, repository: str, files: dict[str, str]) -> 
         repository: where the files will be, or a folder's name.
         files: names for the usage text: ``file``, ``base_file``.
     """
-    meta: dict[str, Any] = {"base_model": about.base_repository, "license": about.licence}
-    if kind in {"peft", "lora-gguf"}:
-        meta |= {"base_model_relation": "adapter"}
-    else:
-        meta |= {"base_model_relation": "finetune"}
+    meta: dict[str, Any] = _licence(about.licence)
+    if "/" in about.base_repository:  # else it is none of the Hub's
+        relation = "adapter" if kind in {"peft", "lora-gguf"} else "finetune"
+        meta |= {"base_model": about.base_repository, "base_model_relation": relation}
     meta |= {
         "library_name": {"peft": "peft", "merged": "transformers"}.get(kind, "gguf"),
         "pipeline_tag": "text-generation",
@@ -68,6 +70,13 @@ def card(about: About, kind: str, *, repository: str, files: dict[str, str]) -> 
     if about.scores:
         parts += ["## Evaluation\n", _table(about.scores) + "\n"]
     return "\n".join(parts)
+
+
+def _licence(licence: str) -> dict[str, str]:
+    """As the Hub has it: one of its identifiers, or another's name."""
+    if _IDENTIFIER.fullmatch(licence):
+        return {"license": licence}
+    return {"license": "other", "license_name": licence} if licence else {}
 
 
 def _table(scores: dict[str, dict[str, float]]) -> str:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from graftwork.core.clock import Clock, SystemClock
 from graftwork.core.errors import GraftworkError, MethodNotAllowed, NotFound, Unauthorized
 from graftwork.core.keys import key_matches, parse_key
+from graftwork.core.nouns import Keeping
 from graftwork.gateway.calls import Attempt, Caller, Price, no_price
 from graftwork.gateway.exchange import CallerLeft, Exchange, Receive, Scope, Send, Watch
+from graftwork.gateway.keeper import Keeper, Redact, keeps
 from graftwork.gateway.ledger import LedgerWriter
-from graftwork.gateway.requests import BODY_LIMIT, ROUTES, parse
+from graftwork.gateway.requests import BODY_LIMIT, CHAT, ROUTES, Asked, parse
 from graftwork.gateway.resolve import Learn, Resolver, Target
 from graftwork.gateway.snapshot import Snapshots
 from graftwork.gateway.upstream import Timeouts, UpstreamClient
@@ -39,12 +41,14 @@ class GatewaySettings:
         patience: seconds a request waits for a model that is not ready.
         poll: seconds between looks at the store's generation.
         timeouts: of calls to engines.
+        redact: what may be kept of a request that a project opted to keep; after our own redaction.
     """
 
     engine: str = "embedded"
     patience: float = 30.0
     poll: float = 0.2
     timeouts: Timeouts = field(default_factory=Timeouts)
+    redact: Redact | None = None
 
 
 def new_request_id() -> str:
@@ -77,7 +81,8 @@ class Gateway:
         )
         self._ledger = LedgerWriter(store, self._cap)
         self._upstream = UpstreamClient(settings.timeouts)
-        self._caller = Caller(self._ledger, self._upstream, self._clock)
+        self._keeper = Keeper(store, settings.redact)
+        self._caller = Caller(self._ledger, self._upstream, self._clock, self._keeper)
 
     async def start(self) -> None:
         """Read the first snapshot and keep it fresh."""
@@ -87,6 +92,7 @@ class Gateway:
         """Write what is still to be written, and close."""
         await self._snapshots.stop()
         await self._ledger.close()
+        await self._keeper.close()
         self._upstream.close()
 
     async def refresh(self) -> None:
@@ -145,6 +151,7 @@ class Gateway:
             async with Watch(exchange.receive):  # nobody waits for a caller who has left
                 live = await self._resolver.ready(who.project_id, target)
         attempt = Attempt(asked, target, price, who.project_id, who.key_id, exchange.request_id)
+        attempt.keeping = self._keeping(asked, who.project_id)
         await self._caller.attempt(exchange, attempt, live)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -161,6 +168,12 @@ class Gateway:
     def _cap(self, project_id: str) -> int | None:
         project = self._snapshots.current.projects.get(project_id)
         return None if project is None else project.budget
+
+    def _keeping(self, asked: Asked, project_id: str) -> Keeping | None:
+        """What the project opted for, if this request is to be kept."""
+        project = self._snapshots.current.projects.get(project_id)
+        keeping = None if project is None or asked.route is not CHAT else project.keeping
+        return keeping if keeps(keeping, asked.store) else None
 
     def _expired(self, key: KeyEntry) -> bool:
         return key.expires_at is not None and key.expires_at <= self._clock.now()

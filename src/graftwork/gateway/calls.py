@@ -14,12 +14,13 @@ from graftwork.core.clock import Clock
 from graftwork.core.errors import GraftworkError, InvalidRequest, PlatformError, Unavailable
 from graftwork.core.ids import uuid7
 from graftwork.core.money import MICRO, tokens_cost
-from graftwork.core.nouns import Json, LedgerEntry
+from graftwork.core.nouns import Json, Keeping, LedgerEntry
 from graftwork.core.states import EntryState
 from graftwork.gateway.answers import Relay, failed, whole
 from graftwork.gateway.exchange import CallerLeft, Exchange, Header, Watch
+from graftwork.gateway.keeper import Keeper, Wanted
 from graftwork.gateway.ledger import LedgerWriter
-from graftwork.gateway.requests import Asked
+from graftwork.gateway.requests import BYTES_PER_TOKEN, Asked
 from graftwork.gateway.resolve import Live, Target
 from graftwork.gateway.upstream import Response, UpstreamClient
 from graftwork.store import Settlement
@@ -61,6 +62,8 @@ class Attempt:
     id: str = field(default_factory=uuid7)
     """Made here: never an engine's or a caller's id."""
     settled: bool = False
+    keeping: Keeping | None = None
+    """What the project opted for, where this request is to be kept."""
 
     @property
     def answer_id(self) -> str:
@@ -113,7 +116,8 @@ class Attempt:
 class Caller:
     """Makes attempts. One per gateway."""
 
-    def __init__(self, ledger: LedgerWriter, upstream: UpstreamClient, clock: Clock) -> None:
+    def __init__(self, ledger: LedgerWriter, upstream: UpstreamClient, clock: Clock, keeper: Keeper) -> None:
+        self._keeper = keeper
         self._ledger = ledger
         self._upstream = upstream
         self._clock = clock
@@ -154,15 +158,20 @@ class Caller:
         cost = await self._settle(attempt, usage)
         price = (b"x-graftwork-cost-usd", b"%d.%06d" % divmod(cost, MICRO))
         await exchange.answer(200, body, [*attempt.headers(), price])
+        if attempt.keeping is not None:
+            self._keep(attempt, attempt.keeping, body)
 
     async def _stream(self, exchange: Exchange, attempt: Attempt, live: Live) -> None:
         relay = Relay(attempt.answer_id, attempt.asked.model, wants_usage=attempt.asked.wants_usage)
         headers = attempt.headers()
+        pieces: list[bytes] = []
         try:
             async with Watch(exchange.receive), await self._call(attempt, live) as response:
                 while data := await response.chunk():
                     if piece := relay.feed(data):
                         await exchange.stream(piece, headers)
+                        if attempt.keeping is not None:
+                            pieces.append(piece)
                 tail = relay.end()
         except CallerLeft:
             counted = relay.usage
@@ -174,6 +183,32 @@ class Caller:
             return
         await self._settle(attempt, relay.usage or {})
         await exchange.end(tail, headers)
+        if attempt.keeping is not None:
+            self._keep(attempt, attempt.keeping, b"".join((*pieces, tail)))
+
+    def _keep(self, attempt: Attempt, keeping: Keeping, answer: bytes) -> None:
+        """Hand a request that was answered, whole, to the keeper."""
+        version, target = attempt.target.version, attempt.target
+        names = {
+            "model": attempt.asked.model,
+            "base": target.base,
+            "adapter": None if version is None else version.partition("@")[0],
+            "version": version,
+            "name": target.name,
+        }
+        request = {k: v for k, v in attempt.asked.fields.items() if k not in ("stream", "stream_options")}
+        wanted = Wanted(
+            id=attempt.answer_id,
+            keeping=keeping,
+            request=request,
+            answer=answer,
+            streamed=attempt.asked.stream,
+            metadata=attempt.asked.metadata,
+            identity=names,
+            at=self._clock.now(),
+            size=len(answer) + BYTES_PER_TOKEN * attempt.asked.prompt_tokens,
+        )
+        self._keeper.put(wanted)
 
     async def _call(self, attempt: Attempt, live: Live) -> Response:
         asked = attempt.asked

@@ -18,6 +18,7 @@ MAX_STOP_LENGTH = 256
 MAX_MESSAGES = 2048
 MAX_PROMPTS = 32
 MAX_TOOLS = 128
+MAX_METADATA = 16
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 Check = Callable[[str, Any], None]
@@ -152,6 +153,23 @@ SHARED: dict[str, Check] = {
     "stream_options": stream_options,
 }
 
+
+def metadata(param: str, value: Any) -> None:
+    """At most 16 short texts by short names."""
+    mapping(param, value)
+    texts = all(isinstance(text, str) and len(text) <= 512 for text in value.values())
+    if len(value) > MAX_METADATA or not texts or any(len(key) > 64 for key in value):
+        raise invalid(
+            param,
+            f"'{param}' must hold at most {MAX_METADATA} texts of at most 512 characters, "
+            "under names of at most 64.",
+            "Send fewer or shorter ones.",
+        )
+
+
+KEPT: dict[str, Check] = {"store": boolean, "metadata": metadata}
+"""OpenAI's fields that say what is to be kept of a request; no engine sees them."""
+
 CHAT: dict[str, Check] = SHARED | {
     "messages": messages,
     "max_tokens": integer(1, MAX_TOKENS),
@@ -174,8 +192,6 @@ COMPLETIONS: dict[str, Check] = SHARED | {
 IGNORED = frozenset(
     {
         "user",
-        "metadata",
-        "store",
         "service_tier",
         "safety_identifier",
         "prompt_cache_key",

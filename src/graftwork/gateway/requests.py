@@ -54,6 +54,10 @@ class Asked:
     """Estimate: bytes / 4, or exact for token ids."""
     output_tokens: int
     """Most tokens that will be generated, over all choices and prompts."""
+    store: bool | None = None
+    """Whether the caller wants the request kept, or not; None: it does not say."""
+    metadata: dict[str, str] | None = None
+    """What a kept request is marked with."""
 
     def body(self, engine_model: str) -> bytes:
         """The JSON an engine gets, with its own name for the model."""
@@ -70,6 +74,7 @@ def parse(route: Route, body: bytes) -> Asked:
     model = data.pop("model", None)
     if not isinstance(model, str) or not 0 < len(model) <= MODEL_LIMIT:
         raise invalid("model", "'model' must name a model.", "Send one.", "missing_required_parameter")
+    marks = _marks(data)
     kept = _allowed(route, data)
     if route.required not in kept:
         raise invalid(
@@ -93,7 +98,19 @@ def parse(route: Route, body: bytes) -> Asked:
         fields=kept,
         prompt_tokens=_prompt_tokens(kept, len(body)),
         output_tokens=limit * kept.get("n", 1) * prompts,
+        **marks,
     )
+
+
+def _marks(data: dict[str, Any]) -> dict[str, Any]:
+    """Takes ``store`` and ``metadata`` out of a request; metadata counts only with what may be kept."""
+    found: dict[str, Any] = {}
+    for name, check in fields.KEPT.items():
+        value = data.pop(name, None)
+        if value is not None and (name == "store" or found.get("store") is not False):
+            check(name, value)
+            found[name] = value
+    return found
 
 
 def _load(body: bytes) -> dict[str, Any]:

@@ -8,8 +8,11 @@ more of a file at once than is asked for.
 from __future__ import annotations
 
 import json
+import math
 import mmap
+import os
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -129,3 +132,29 @@ def _read(data: mmap.mmap) -> tuple[bytes, dict[str, Place]]:
     if expected != len(data):
         raise ValueError("its size does not match its header")
     return data[:base], dict(found)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], Callable[[], Floats]]]
+) -> None:
+    """Write a safetensors file, one tensor in memory at a time.
+
+    Args:
+        tensors: by name: type (one of ``FLOATS``), shape, and what gives the numbers in that shape.
+    """
+    fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape, _) in tensors.items():
+        start, end = end, end + math.prod(shape) * FLOATS[dtype]
+        fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(fields).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for dtype, shape, make in tensors.values():
+            numbers = make()
+            if numbers.shape != shape:
+                raise ValueError(f"{list(numbers.shape)} and not {list(shape)}")
+            file.write(encode(numbers, dtype))
+        file.flush()
+        os.fsync(file.fileno())

@@ -90,7 +90,7 @@ def python_of(trainer: TrainerName, environment: Mapping[str, str]) -> str | Non
 
 def configured(environment: Mapping[str, str]) -> dict[TrainerName, str]:
     """The command trainers that this machine has, each with its Python."""
-    found = {name: python_of(name, environment) for name in COMMANDS}
+    found: dict[TrainerName, str | None] = {name: python_of(name, environment) for name in COMMANDS}
     return {name: python for name, python in found.items() if python is not None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, true
 
 from graftwork.core.ids import MIRROR, new_id
 from graftwork.core.nouns import Mirror
@@ -38,10 +38,9 @@ class Mirrors(Repository):
         self, owner: str, limit: int = 1, lease_seconds: float = 30.0, tracker: str | None = None
     ) -> Items[Claim[Mirror]]:
         """Lease up to ``limit`` mirrors (of one tracker) that have something to be told."""
-        open_ = [mirrors.c.done.is_(False)]
-        if tracker is not None:
-            open_.append(mirrors.c.tracker == tracker)
-        return await self._leases.claim(owner, limit=limit, lease_seconds=lease_seconds, where=open_)
+        whose = true() if tracker is None else mirrors.c.tracker == tracker
+        where = [mirrors.c.done.is_(False), whose]
+        return await self._leases.claim(owner, limit=limit, lease_seconds=lease_seconds, where=where)
 
     async def renew(self, claim: Claim[Mirror], seconds: float) -> bool:
         """Extend a lease; False if it was lost."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import func, or_, select
 
 from graftwork.core.ids import checkpoint_model
-from graftwork.core.nouns import Json
+from graftwork.core.nouns import Json, Keeping
 from graftwork.core.states import PlacementState
 from graftwork.store import tables as t
 from graftwork.store.prices import Prices
-from graftwork.store.session import Session
+from graftwork.store.session import Session, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,8 @@ class ProjectEntry:
     budget: int | None
     spent: int
     """Settled and open at the time of the snapshot; spending does not raise the generation."""
+    keeping: Keeping | None = None
+    """What it opted to have kept of its requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +168,14 @@ async def _projects(session: Session) -> dict[str, ProjectEntry]:
         t.projects.c.budget,
         func.coalesce(t.balances.c.spent, 0).label("spent"),
     ).select_from(joined)
-    return {row.id: ProjectEntry(**row._mapping) for row in await session.rows(statement)}
+    opted = {
+        row.project_id: Keeping(**row._mapping)
+        for row in await session.rows(select(*columns(Keeping, t.keeping)).where(t.keeping.c.mode != "off"))
+    }
+    return {
+        row.id: ProjectEntry(**row._mapping, keeping=opted.get(row.id))
+        for row in await session.rows(statement)
+    }
 
 
 async def _versions(session: Session) -> list[VersionEntry]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -419,6 +420,36 @@ balances = Table(
     # Settled and open amounts together, kept in the transaction that writes the ledger.
     _integer("spent"),
 )
+
+keeping = Table(
+    "keeping",
+    metadata,
+    _key("project_id", "projects.id"),
+    _text("mode"),
+    _integer("days"),
+    Column("redact", Boolean, nullable=False),
+)
+
+kept = Table(
+    "kept",
+    metadata,
+    _key("id"),
+    _text("project_id", "projects.id"),
+    _text("model", null=True),
+    _text("base", null=True),
+    _text("adapter", null=True),
+    _text("version", null=True),
+    _text("name", null=True),
+    _json("metadata", null=True),
+    _integer("bytes"),
+    # zlib-compressed JSON of request and answer
+    Column("body", LargeBinary, nullable=False),
+    _time("created_at"),
+    _time("expires_at"),
+    Index(None, "project_id", "created_at", "id"),
+    Index(None, "expires_at"),
+)
+"""The one table whose rows are deleted: what a tenant had kept must be gone when it says so."""
 
 prices = Table("prices", metadata, _key("version"), _json("book"), _time("created_at"))
 

@@ -15,6 +15,7 @@ from graftwork.store.exports import Exports
 from graftwork.store.files import Files
 from graftwork.store.job_events import JobEvents
 from graftwork.store.jobs import Jobs
+from graftwork.store.kept import Kept
 from graftwork.store.keys import Keys
 from graftwork.store.ledger import Ledger
 from graftwork.store.machines import Machines
@@ -55,6 +56,7 @@ class Tx:
         self.endpoints = Endpoints(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
+        self.kept = Kept(session)
         self.prices = Prices(session)
         self.settings = SettingsTable(session)
 

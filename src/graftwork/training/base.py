@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from graftwork.core.errors import PlatformError, UserError
+from graftwork.core.errors import PlatformError, TrainingError, UserError
 from graftwork.core.specs import BaseRef
 from graftwork.data.rendering import Renderer
 from graftwork.models.cache import locate
+from graftwork.training.engine import Engine
+from graftwork.training.packed.engine import PackedEngine
 from graftwork.training.solo import SoloEngine
 
 CACHE = "GRAFTWORK_CACHE"
 """Environment variable: the folder that base models are downloaded to."""
 
 
-def open_base(base: BaseRef) -> tuple[SoloEngine, Renderer]:
+def open_base(base: BaseRef) -> tuple[Engine, Renderer]:
     """Find (or download), check and load a base model.
+
+    Adapters share steps where the model can run packed; else they take turns.
 
     Raises:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
@@ -24,7 +28,7 @@ def open_base(base: BaseRef) -> tuple[SoloEngine, Renderer]:
     """
     folder = locate_base(base)
     try:
-        return SoloEngine.load(folder), Renderer.load(folder)
+        return open_engine(folder), Renderer.load(folder)
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 
@@ -40,3 +44,13 @@ def locate_base(base: BaseRef) -> Path:
         return locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
+
+
+def open_engine(folder: Path) -> Engine:
+    """The packed engine on the model in ``folder``, or the solo engine if the model cannot run packed."""
+    try:
+        return PackedEngine.load(folder)
+    except TrainingError as error:
+        if error.code != "unsupported_model":
+            raise
+        return SoloEngine.load(folder)

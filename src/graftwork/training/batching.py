@@ -77,10 +77,14 @@ class Course:
     def rows(self, step: int) -> list[list[int]]:
         """Row indices of the step's micro-batches."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        return micro_batches(self.epoch(epoch)[within], self._schedule.accumulation)
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """Row indices of each step of an epoch."""
         if self._epoch[0] != epoch:
             batches = epoch_batches(self._lengths, self._schedule.batch_size, self._seed, epoch)
             self._epoch = (epoch, batches)
-        return micro_batches(self._epoch[1][within], self._schedule.accumulation)
+        return self._epoch[1]
 
     def tokens(self, step: int) -> int:
         """Tokens of the step's rows, labelled or not, without padding."""

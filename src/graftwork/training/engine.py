@@ -170,6 +170,15 @@ class Work:
         return sum(row.labelled for rows in self.batches for row in rows)
 
 
+def nothing_to_learn() -> TrainingError:
+    """The error of a work none of whose tokens carries loss."""
+    return TrainingError(
+        "No token of the step's rows carries loss.",
+        fix="Leave rows without labels out of the data.",
+        code="no_labelled_tokens",
+    )
+
+
 class Engine(Protocol):
     """Turns rows into gradients and losses on one frozen base model. One thread calls it.
 

@@ -55,7 +55,20 @@ def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
 
 def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]) -> list[LoraLayer]:
     """Add adapter ``name`` to the target modules of ``model``, in place; returns the layers that carry it."""
-    config = LoraConfig(
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        inject_adapter_in_model(lora_config(lora, targets), model, adapter_name=name)
+    return layers_of(model, name)
+
+
+def layers_of(model: nn.Module, name: str) -> list[LoraLayer]:
+    """The layers that carry adapter ``name``."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
+
+
+def lora_config(lora: LoraSpec, targets: tuple[str, ...]) -> LoraConfig:
+    """PEFT's words for an adapter's shape."""
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
         lora_dropout=lora.dropout,
@@ -65,10 +78,6 @@ def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
-        inject_adapter_in_model(config, model, adapter_name=name)
-    return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
 
 
 def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:

@@ -6,6 +6,7 @@ all logits at once, is most of the speed and memory that a trainer can win (docs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from graftwork.data.rendering import Encoded
+from graftwork.training.seeds import mixed
 
 CHUNK_ELEMENTS = 1 << 27
 """Logits held at once: 2^27 fp32 numbers are 512 MiB."""
@@ -104,13 +106,11 @@ def _chunk_scores(
     return -functional.cross_entropy(logits, targets, reduction="none"), hits
 
 
-def embedding_noise(rows: Sequence[Encoded], width: int, alpha: float, seed: int) -> torch.Tensor:
-    """NEFTune's noise, fp32 [tokens of all rows, width], row after row: uniform within alpha / sqrt(L width).
+def embedding_noise(length: int, width: int, alpha: float, seed: int) -> torch.Tensor:
+    """NEFTune's noise for one row, fp32 [length, width]: uniform within alpha / sqrt(length · width).
 
-    ``L`` is the row's own length. Drawn on the CPU, so that it is the same on every device.
+    Jain et al. 2023 (arXiv:2310.05914). Drawn on the CPU, so that it is the same on every device.
     """
-    lengths = torch.tensor([len(row.tokens) for row in rows])
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.empty(int(lengths.sum()), width).uniform_(-1, 1, generator=generator)
-    reach = (alpha / (lengths * width).sqrt()).repeat_interleave(lengths)
-    return noise * reach[:, None]
+    generator = torch.Generator().manual_seed(mixed(seed, "noise"))
+    reach = alpha / math.sqrt(length * width)
+    return torch.empty(length, width).uniform_(-reach, reach, generator=generator)

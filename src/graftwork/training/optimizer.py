@@ -5,9 +5,31 @@ With LoRA+ (Hayou et al. 2024, arXiv:2402.12354) each number has a rate of its o
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from graftwork.training.engine import Adapter
+
+
+class Moves(Protocol):
+    """What a session asks of an optimizer."""
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the gradient; clips it."""
+        ...
+
+    def step(self, learning_rate: float) -> None:
+        """Move the weights."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Moments fp32 [n] each, and the number of steps taken: all that a later ``restore`` needs."""
+        ...
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from what ``state`` returned."""
+        ...
 
 
 class Optimizer:

@@ -12,27 +12,47 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from graftwork.core.errors import InvalidRequest
+from graftwork.core.specs import RunSpec, Schedule
 from graftwork.core.states import Outcome
 from graftwork.data.rendering import Renderer
 from graftwork.runs.documents import AdapterFiles, Result
 from graftwork.training.attempt import Attempt
 from graftwork.training.batching import Course
 from graftwork.training.checkpoints import Progress, newest, pour, write_state
-from graftwork.training.dataset import load_dataset
-from graftwork.training.engine import Engine, Rows, Sums, Work
+from graftwork.training.dataset import Dataset, load_dataset
+from graftwork.training.engine import Adapter, Engine, Rows, Sums, Work
 from graftwork.training.export import write_adapter
 from graftwork.training.machine import memory_mb
-from graftwork.training.objectives import aim_of, measures
-from graftwork.training.optimizer import Optimizer
+from graftwork.training.objectives import Aim, aim_of, measures
+from graftwork.training.optimizer import Moves, Optimizer
 from graftwork.training.probes import Prober
 from graftwork.training.reporting import Reporter, introduce, token_accuracy
 from graftwork.training.schedule import learning_rate
 from graftwork.training.start import begin_from
+
+
+def _optimizer(adapter: Adapter, schedule: Schedule) -> Moves:
+    return Optimizer(adapter, schedule.weight_decay, schedule.max_grad_norm, schedule.lora_plus)
+
+
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """How a session gets its parts."""
+
+    aim: Callable[[RunSpec, Engine, Dataset, Dataset | None], Aim] = aim_of
+    course: Callable[[Sequence[int], Schedule, int], Course] = Course
+    """Of the examples' lengths: which make up which step."""
+    optimizer: Callable[[Adapter, Schedule], Moves] = _optimizer
+
+
+NATIVE = Makers()
 
 
 class Session:
@@ -42,13 +62,14 @@ class Session:
         attempt: the open run folder.
         engine: has the run's base model.
         renderer: of the same base model.
+        makers: the parts that another trainer brings of its own.
 
     Raises:
         InvalidData: the run's rows cannot be trained on.
         InvalidRequest: its adapter does not fit the base model.
     """
 
-    def __init__(self, attempt: Attempt, engine: Engine, renderer: Renderer) -> None:
+    def __init__(self, attempt: Attempt, engine: Engine, renderer: Renderer, makers: Makers = NATIVE) -> None:
         self.attempt, self.engine = attempt, engine
         self.spec, schedule = attempt.spec, attempt.spec.schedule
         reader, longest = attempt.reader, schedule.max_length
@@ -57,17 +78,15 @@ class Session:
         valid = self.spec.valid and load_dataset(
             reader, self.spec.valid, renderer, longest, "validation_file", method
         )
-        self.aim = aim_of(self.spec, engine, self.data, valid)
+        self.aim = makers.aim(self.spec, engine, self.data, valid)
         self.evaluator = self.aim.held
-        self.course = Course(self.data.lengths, schedule, self.spec.seed)
+        self.course = makers.course(self.data.lengths, schedule, self.spec.seed)
         self.total_steps = self.course.total_steps
         self.reporter = Reporter(attempt, self.total_steps)
         self.adapter = engine.add(self.spec.lora, self.spec.seed)
         if self.spec.start is not None:
             begin_from(reader, self.spec, self.adapter)
-        self.optimizer = Optimizer(
-            self.adapter, schedule.weight_decay, schedule.max_grad_norm, schedule.lora_plus
-        )
+        self.optimizer = makers.optimizer(self.adapter, schedule)
         self.prober = Prober(engine, (valid or self.data).rows)
         self.progress = Progress()
         self.best: torch.Tensor | None = None

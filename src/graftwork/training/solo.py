@@ -12,23 +12,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
 
 from graftwork.core.errors import TrainingError
 from graftwork.core.specs import LoraSpec
-from graftwork.training.engine import ANSWERS, Adapter, Objective, Rows, Sums, Work
+from graftwork.training.engine import ANSWERS, Adapter, Objective, Rows, Sums, Work, nothing_to_learn
+from graftwork.training.loading import load_model, straight_head
 from graftwork.training.lora import eject, flatten, inject, linear_modules, resolve_targets
 from graftwork.training.loss import cross_entropy, embedding_noise, labelled, padded, token_scores
 from graftwork.training.machine import describe, pick_device
+from graftwork.training.seeds import row_seed
 
 T = TypeVar("T")
 _UNKNOWN = ""
@@ -46,7 +47,7 @@ class SoloEngine:
         self.model = model
         self.device = model.device
         self.decoder: nn.Module = model.get_decoder()
-        self.head = _shortcut(model, self.decoder)
+        self.head = straight_head(model, self.decoder)
         self.vocabulary = int(self.head.weight.shape[0])
         model.requires_grad_(False)
         self._modules = list(linear_modules(self.decoder, self.head))
@@ -57,27 +58,13 @@ class SoloEngine:
         """Whether activations are recomputed already: out of memory is an error then."""
 
     @classmethod
-    def load(
-        cls, folder: Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> SoloEngine:
+    def load(cls, folder: Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """The base model in ``folder``; unless told otherwise bf16 on a GPU, fp32 on the CPU.
 
         Raises:
             TrainingError: ``base_unusable``, the folder holds no model that can be loaded.
         """
-        device = device or pick_device()
-        logging.disable_progress_bar()  # standard error is the run's log
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise TrainingError(
-                f"The base model's folder cannot be loaded: {error}",
-                fix="Check the base model's files, or fetch them again.",
-                code="base_unusable",
-            ) from error
-        nn.Module.to(model, device)
-        return cls(model.eval())
+        return cls(load_model(folder, device or pick_device(), dtype))
 
     def add(self, lora: LoraSpec, seed: int) -> Adapter:
         """See ``Engine.add``."""
@@ -87,7 +74,7 @@ class SoloEngine:
         adapter = flatten(self.model, name, targets, seed)
         self._layers[name] = layers
         self._active = _UNKNOWN  # PEFT makes a new adapter active
-        self._set_dropout(name, on=False)
+        set_dropout(layers, name, on=False)
         return adapter
 
     def remove(self, adapter: Adapter) -> None:
@@ -122,7 +109,7 @@ class SoloEngine:
         self._activate(adapter)
         ids = torch.tensor([list(tokens)], device=self.device)
         with torch.no_grad():
-            hidden = self._hidden(ids)[0, start - 1 : -1]
+            hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, start - 1 : -1]
             table = torch.log_softmax(self.head(hidden).float(), dim=-1)
             return table.gather(1, ids[0, start:, None])[:, 0].tolist()
 
@@ -134,27 +121,26 @@ class SoloEngine:
         self._activate(work.adapter)
         work.adapter.grad.zero_()
         total = work.labelled
+        if not total:
+            raise nothing_to_learn()
         torch.manual_seed(work.seed)  # only dropout draws from it
-        self._set_dropout(work.adapter.name, on=True)
+        set_dropout(self._layers[work.adapter.name], work.adapter.name, on=True)
         try:
             sums = Sums()
             first = 0
-            for number, rows in enumerate(work.batches):
-                with self._noise(work, number):
+            for rows in work.batches:
+                with _noise(self.model.get_input_embeddings(), work, rows, first):
                     if work.objective is ANSWERS:
-                        sums += self._answers(rows, total)
+                        loss, correct, tokens = self._loss(rows)
+                        if tokens:
+                            (loss / total).backward()
+                        sums += _read(loss, correct, tokens, len(rows))
                     else:
                         sums += self._example_step(work.objective, rows, first)
                 first += len(rows)
             return sums
         finally:
-            self._set_dropout(work.adapter.name, on=False)
-
-    def _answers(self, rows: Rows, total: int) -> Sums:
-        loss, correct, tokens = self._loss(rows)
-        if tokens:
-            (loss / total).backward()
-        return _read(loss, correct, tokens, len(rows))
+            set_dropout(self._layers[work.adapter.name], work.adapter.name, on=False)
 
     def _example_step(self, objective: Objective, rows: Rows, first: int) -> Sums:
         """Scores with their graph kept, the objective's slopes, and those back through the graph."""
@@ -175,41 +161,20 @@ class SoloEngine:
     def _scores(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Each row's score, fp32 [rows], and the number of correct first choices."""
         where, targets = labelled(rows, self.device)
-        hidden = self._hidden(padded(rows, self.device))
+        ids = padded(rows, self.device)
+        hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, where)
         values, hits = token_scores(chosen, self.head, targets, self.vocabulary)
         row = torch.tensor([n for n, row in enumerate(rows) for _ in range(row.labelled)], device=self.device)
         return values.new_zeros(len(rows)).index_add(0, row, values), hits.sum()
 
-    @contextmanager
-    def _noise(self, work: Work, number: int) -> Iterator[None]:
-        """NEFTune's noise on the embeddings of micro-batch ``number``."""
-        if work.noise is None:
-            yield
-            return
-        rows = work.batches[number]
-        table = self.model.get_input_embeddings()
-        lengths = [len(row.tokens) for row in rows]
-
-        def disturb(_: nn.Module, __: object, hidden: torch.Tensor) -> torch.Tensor:
-            noise = embedding_noise(rows, hidden.shape[-1], work.noise or 0.0, work.seed + number)
-            return hidden + pad_sequence(list(noise.split(lengths)), batch_first=True).to(hidden)
-
-        hook = table.register_forward_hook(disturb)
-        try:
-            yield
-        finally:
-            hook.remove()
-
     def _loss(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, int]:
         where, targets = labelled(rows, self.device)
-        hidden = self._hidden(padded(rows, self.device))
+        ids = padded(rows, self.device)
+        hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, where)
         loss, correct = cross_entropy(chosen, self.head, targets, self.vocabulary)
         return loss, correct, len(targets)
-
-    def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.decoder(input_ids=ids, use_cache=False).last_hidden_state
 
     def _activate(self, adapter: Adapter | None) -> None:
         """Let this adapter (None: none) take part in the forward pass."""
@@ -224,11 +189,6 @@ class SoloEngine:
                 layer.enable_adapters(True)
                 layer.set_adapter(wanted)
         self._active = wanted
-
-    def _set_dropout(self, name: str, on: bool) -> None:
-        """The base stays in eval mode; only the adapter's own dropout knows training from evaluation."""
-        for layer in self._layers[name]:
-            layer.lora_dropout[name].train(on)
 
     def _guarded(self, act: Callable[[], T]) -> T:
         try:
@@ -246,32 +206,39 @@ class SoloEngine:
         return self._guarded(act)
 
 
+@contextmanager
+def _noise(table: nn.Module, work: Work, rows: Rows, first: int) -> Iterator[None]:
+    """NEFTune's noise on the embeddings of a micro-batch whose first row is the work's ``first``."""
+    alpha = work.noise
+    if alpha is None:
+        yield
+        return
+
+    def disturb(_: nn.Module, __: object, hidden: torch.Tensor) -> torch.Tensor:
+        noise = [
+            embedding_noise(len(row.tokens), hidden.shape[-1], alpha, row_seed(work.seed, first + number))
+            for number, row in enumerate(rows)
+        ]
+        return hidden + pad_sequence(noise, batch_first=True).to(hidden)
+
+    hook = table.register_forward_hook(disturb)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def set_dropout(layers: Sequence[LoraLayer], name: str, on: bool) -> None:
+    """The base stays in eval mode; only the adapter's own dropout knows training from evaluation."""
+    for layer in layers:
+        layer.lora_dropout[name].train(on)
+
+
 def recompute_activations(model: PreTrainedModel) -> None:
     """Hold one layer's activations at a time and compute them again in the backward pass: slower, smaller."""
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
-
-
-def _shortcut(model: PreTrainedModel, decoder: nn.Module) -> nn.Linear:
-    """The lm_head, if the model's logits are ``head(decoder(tokens))``: some families scale or cap them.
-
-    Raises:
-        TrainingError: ``unsupported_model``, they are something else.
-    """
-    head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear):
-        ids = torch.arange(8, device=model.device)[None] % head.weight.shape[0]
-        with torch.no_grad():
-            whole = model(input_ids=ids, use_cache=False).logits.float()
-            short = head(decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
-        if torch.allclose(whole, short, rtol=1e-3, atol=1e-3):
-            return head
-    raise TrainingError(
-        f"The native engine cannot train {type(model).__name__}: its logits are not its lm_head's alone.",
-        fix="Use another base model, or another trainer.",
-        code="unsupported_model",
-    )
 
 
 def _read(loss: torch.Tensor, correct: torch.Tensor, tokens: int, rows: int) -> Sums:

@@ -1,8 +1,10 @@
 """llama.cpp, asked in JSON on standard input: run by the lane's own Python, which has its Python build.
 
-    {"model": path, "lora": path or null, "texts": […], "conversations": […], "questions": […]}
+    {"model": path, "lora": path or null, "texts": […], "conversations": […], "prompts": […],
+     "questions": […]}
 
-answers ``tokens`` of the texts, ``prompts`` of the conversations, greedy ``answers`` to the questions; and
+answers ``tokens`` of the texts, ``prompts`` of the conversations, ``probs`` of the likeliest tokens after
+each prompt of tokens, greedy ``answers`` to the questions; and
 ``{"quantize": path}`` llama.cpp's blocks of the rows in an .npy file.
 """
 
@@ -71,8 +73,15 @@ def main() -> None:
             call("/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
             for text in asked.get("texts", [])
         ],
-        "prompts": [
-            call("/apply-template", {"messages": talk})["prompt"] for talk in asked.get("conversations", [])
+        "prompts": [call("/apply-template", talk)["prompt"] for talk in asked.get("conversations", [])],
+        "probs": [
+            {
+                str(entry["id"]): entry["logprob"]
+                for entry in call(
+                    "/completion", {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": 20}
+                )["completion_probabilities"][0]["top_logprobs"]
+            }
+            for tokens in asked.get("prompts", [])
         ],
         "answers": [
             call(

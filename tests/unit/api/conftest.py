@@ -18,6 +18,7 @@ from graftwork.control.bell import Bell
 from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
 from graftwork.control.services.dataset_tools import DatasetTools
+from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
@@ -36,7 +37,7 @@ from graftwork.core.nouns import (
     Weights,
 )
 from graftwork.core.specs import LoraSpec
-from graftwork.core.states import EntryState, Phase, PlacementState, Verdict
+from graftwork.core.states import EntryState, ExportState, Phase, PlacementState, Verdict
 from graftwork.data import Renderer
 from graftwork.gateway import GatewaySettings
 from graftwork.gateway.resolve import engine_name
@@ -133,6 +134,7 @@ class Platform:
     files: FilesService
     jobs: JobsService
     adapters: AdaptersService
+    exports: ExportsService
     models: ModelsService
     keys: KeysService
     billing: BillingService
@@ -227,6 +229,16 @@ class World:
         await self.place(tenant, digest)
         await self.edge.gateway.refresh()
         return version
+
+    async def export(self, tenant: Tenant, path: str = "a.gguf", content: bytes = b"GGUF") -> str:
+        """A finished export of ``support@1`` with one file."""
+        made = await self.platform.exports.create(tenant.project, "support@1", format="merged")
+        file = {"sha256": await self.platform.artifacts.put(content), "bytes": len(content)}
+        async with self.store.begin() as tx:
+            [claim] = [c for c in await tx.exports.claim("test", limit=100) if c.item.id == made.id]
+            assert await tx.exports.apply(claim, state=ExportState.SUCCEEDED, files={path: file})
+            await tx.exports.release(claim, 0.0)
+        return made.id
 
     async def _rows(self, tenant: Tenant, job: Job, digest: str, model: str, verdict: Verdict) -> Version:
         now = self.clock.now()
@@ -337,6 +349,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         files=files,
         jobs=JobsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
+        exports=ExportsService(store, artifacts, clock, bell, PushTokens()),
         models=ModelsService(store, bases, clock, bell),
         keys=KeysService(store, clock, bell, PEPPER),
         billing=BillingService(store),

@@ -29,10 +29,12 @@ class Owned:
     old: str
     """A version's model that no alias points at."""
     key: str
+    export: str
+    """A finished export with one file, ``a.gguf``."""
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key")
+        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key", "export")
         self.names = {name: str(vars(self)[name]) for name in ours}
 
 
@@ -78,6 +80,17 @@ ROWS: dict[tuple[str, str], Row] = {
         404, "/api/adapters/support/versions/1/download"
     ),
     ("DELETE", "/api/adapters/{name}/versions/{number}"): Row(404, "/api/adapters/support/versions/1"),
+    ("POST", "/api/adapters/{name}/versions/{number}/exports"): Row(
+        404, "/api/adapters/support/versions/1/exports", body(lambda owned: {"format": "gguf"})
+    ),
+    ("POST", "/api/adapters/{name}/versions/{number}/push"): Row(
+        404,
+        "/api/adapters/support/versions/1/push",
+        body(lambda owned: {"repository": "acme/support", "token": "hf_x"}),
+    ),
+    ("GET", "/api/exports"): Row(200),
+    ("GET", "/api/exports/{export_id}"): Row(404, "/api/exports/{export}"),
+    ("GET", "/api/exports/{export_id}/files/{path:path}"): Row(404, "/api/exports/{export}/files/a.gguf"),
     ("POST", "/api/adapters/{name}/promote"): Row(
         404, "/api/adapters/support/promote", body(lambda owned: {"version": 1})
     ),
@@ -113,7 +126,8 @@ async def owned(world, tenant) -> Owned:
     file = (await world.platform.jobs.get(tenant.project, done)).job.training_file
     key = await world.platform.keys.create(tenant.project, name="spare")
     spare = await world.upload(tenant)
-    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id)
+    export = await world.export(tenant)
+    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id, export)
 
 
 def routes(world) -> set[tuple[str, str]]:

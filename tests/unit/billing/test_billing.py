@@ -1,5 +1,7 @@
 """Prices, budgets, quotes, the money of jobs and machines, bills."""
 
+import random
+
 import pytest
 
 from graftwork.billing import (
@@ -20,6 +22,7 @@ from graftwork.billing import (
     reserve_training,
     settle_machine,
     settle_training,
+    split,
     training_key,
 )
 from graftwork.core.errors import BudgetExceeded, NotFound, PlatformError
@@ -238,3 +241,28 @@ async def test_a_bill_has_a_line_for_each_kind_and_model_with_unit_prices(store:
     ]
     assert (whole.total, whole.reserved) == (25_092, 11)
     assert (later.total, len(later.lines)) == (30, 2)
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "parts"),
+    [
+        (10, {"a": 1, "b": 1, "c": 1}, {"a": 4, "b": 3, "c": 3}),
+        (100, {"a": 1, "b": 3}, {"a": 25, "b": 75}),
+        (7, {"a": 0, "b": 2}, {"a": 0, "b": 7}),
+        (5, {"a": 0, "b": 0}, {"a": 3, "b": 2}),
+        (0, {"a": 4}, {"a": 0}),
+        (1, {"a": 1, "b": 999}, {"a": 0, "b": 1}),
+    ],
+)
+def test_a_price_is_split_exactly(total: int, weights: dict[str, int], parts: dict[str, int]):
+    assert split(total, weights) == parts
+
+
+def test_any_split_adds_up():
+    numbers = random.Random(3)
+    for _ in range(200):
+        weights = {str(n): numbers.choice([0, 1, numbers.randint(1, 10**9)]) for n in range(16)}
+        total = numbers.randint(0, 10**12)
+        parts = split(total, weights)
+        assert sum(parts.values()) == total
+        assert all(part >= 0 for part in parts.values())

@@ -12,18 +12,24 @@ from dataclasses import replace
 from graftwork.control.bell import Bell
 from graftwork.control.reconcilers.base import Loop
 from graftwork.control.reconcilers.endpoints import EndpointReconciler, Engines
+from graftwork.control.reconcilers.exports import ExportReconciler
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.reconciler import JobReconciler
 from graftwork.control.reconcilers.placements import PlacementReconciler
 from graftwork.control.reconcilers.sweeper import Sweeper
+from graftwork.control.services.exports import PushTokens
 from graftwork.control.settings import Settings
 
 SWEEP = 60.0
 """Seconds between two sweeps."""
+EXPORTS = 1
+"""Exports made at a time: each keeps a core busy."""
 
 
-def build_reconcilers(ctx: Context, engines: Engines, settings: Settings, bell: Bell) -> list[Loop]:
-    """The reconcilers over one context; services that share ``bell`` wake them."""
+def build_reconcilers(
+    ctx: Context, engines: Engines, settings: Settings, bell: Bell, tokens: PushTokens
+) -> list[Loop]:
+    """The reconcilers over one context; services share ``bell`` and ``tokens`` with them."""
     owner, pace = f"{socket.gethostname()}:{os.getpid()}", settings.pace
     return [
         JobReconciler(ctx, bell, pace, owner),
@@ -40,6 +46,17 @@ def build_reconcilers(ctx: Context, engines: Engines, settings: Settings, bell: 
             pace=pace,
             owner=owner,
             patience=settings.patience,
+        ),
+        ExportReconciler(
+            ctx.store,
+            ctx.artifacts,
+            ctx.bases,
+            tokens,
+            folder=settings.data / "exports",
+            clock=ctx.clock,
+            bell=bell,
+            pace=replace(pace, width=EXPORTS),
+            owner=owner,
         ),
         Sweeper(
             ctx.store,

@@ -11,6 +11,7 @@ from graftwork.control.services.adapters import AdaptersService
 from graftwork.control.services.billing import BillingService
 from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.datasets import DatasetsService
+from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.keys import KeysService
@@ -31,14 +32,21 @@ class Services:
     dataset_tools: DatasetTools
     jobs: JobsService
     adapters: AdaptersService
+    exports: ExportsService
     models: ModelsService
     billing: BillingService
 
 
 def build_services(
-    store: Store, artifacts: Artifacts, bases: Bases, clock: Clock, bell: Bell, pepper: bytes
+    store: Store,
+    artifacts: Artifacts,
+    bases: Bases,
+    clock: Clock,
+    bell: Bell,
+    pepper: bytes,
+    tokens: PushTokens | None = None,
 ) -> Services:
-    """The services over a store; ``bell`` wakes the reconcilers that share it."""
+    """The services over a store; ``bell`` and ``tokens`` are shared with the reconcilers."""
     files = FilesService(store, artifacts, clock)
     return Services(
         projects=ProjectsService(store, clock),
@@ -48,6 +56,7 @@ def build_services(
         dataset_tools=DatasetTools(files, artifacts, bases),
         jobs=JobsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
+        exports=ExportsService(store, artifacts, clock, bell, tokens or PushTokens()),
         models=ModelsService(store, bases, clock, bell),
         billing=BillingService(store),
     )

@@ -45,7 +45,18 @@ def _command(name: TrainerName) -> Callable[[], Backend]:
     return opened
 
 
-BACKENDS: dict[TrainerName, Callable[[], Backend]] = {name: _command(name) for name in COMMANDS}
+def _trl() -> Backend:
+    try:
+        from graftwork.training.backends.trl import Trl
+    except ImportError as error:
+        raise not_installed("trl", "Install it: pip install 'trl>=1.16' datasets.") from error
+    return Trl()
+
+
+BACKENDS: dict[TrainerName, Callable[[], Backend]] = {
+    "trl": _trl,
+    **{name: _command(name) for name in COMMANDS},
+}
 """How each trainer is opened. Opening imports its package and may raise ``not_installed``."""
 
 

@@ -1,0 +1,1 @@
+"""The packed engine: rows of many adapters, end to end without padding, through one frozen base."""

@@ -1,0 +1,226 @@
+"""Causal attention of each row to itself, over rows that lie end to end.
+
+Rows of like length are laid side by side, the shorter ones padded on the right with copies of their own last
+token: nothing that a row reads is another row's, so a NaN stays where it is. Attention is causal, so what
+stands on the right is never seen by a token that counts. Sliding windows and grouped queries are honoured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.autograd import Function
+from torch.nn import functional
+
+WASTE = 0.15
+"""Padding that a batch of rows may carry, as a share of its tokens."""
+SHORT = 64
+"""Rows shorter than this are worth gathering; a longer one is worth a call of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Rows of like length."""
+
+    rows: int
+    length: int
+    """Of the longest row."""
+    run: slice | None
+    """The rows' tokens, when they are neighbours of one length: then nothing need be gathered."""
+    gather: torch.Tensor
+    """int64 [rows × length]: the token at each place."""
+    inside: torch.Tensor
+    """int64: places that are no padding; empty with ``run``."""
+    tokens: torch.Tensor
+    """int64: the tokens at those places; empty with ``run``."""
+
+
+def buckets(
+    lengths: Sequence[int], starts: Sequence[int], device: torch.device, waste: float = WASTE
+) -> tuple[Bucket, ...]:
+    """Cut rows into batches of like length."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups: list[list[int]] = []
+    taken = 0
+    runs = _runs([row for row in range(len(lengths)) if lengths[row] >= SHORT], lengths)
+    for row in (row for row in order if lengths[row] < SHORT):
+        if groups and taken + lengths[row] >= (1 - waste) * lengths[groups[-1][0]] * (len(groups[-1]) + 1):
+            groups[-1].append(row)
+            taken += lengths[row]
+        else:
+            groups.append([row])
+            taken = lengths[row]
+    groups = [*runs, *groups]
+    return tuple(_bucket(sorted(group), lengths, starts, device) for group in groups)
+
+
+def _runs(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Neighbours of one length together."""
+    found: list[list[int]] = []
+    for row in rows:
+        if found and found[-1][-1] == row - 1 and lengths[row] == lengths[row - 1]:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _bucket(group: list[int], lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Bucket:
+    length = max(lengths[row] for row in group)
+    nothing = torch.empty(0, dtype=torch.long, device=device)
+    first, last = group[0], group[-1]
+    if last - first + 1 == len(group) and all(lengths[row] == length for row in group):
+        return Bucket(
+            len(group), length, slice(starts[first], starts[last] + length), nothing, nothing, nothing
+        )
+    step = torch.arange(length)
+    begin = torch.tensor([starts[row] for row in group])[:, None]
+    size = torch.tensor([lengths[row] for row in group])[:, None]
+    gather = (begin + torch.minimum(step, size - 1)).flatten().to(device)
+    inside = (step < size).flatten().nonzero().flatten().to(device)
+    return Bucket(len(group), length, None, gather, inside, gather[inside])
+
+
+def core(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    where: Sequence[Bucket],
+    scale: float | None,
+    window: int | None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Attention of packed rows: ``query [T, heads, d]``, ``key``/``value [T, kv heads, d]`` to [T, heads, d].
+
+    Without autograd; also returns what ``core_back`` wants. ``window``: a token sees so many tokens, itself
+    included; None: all before it.
+    """
+    out = query.new_empty(*query.shape[:-1], value.shape[-1])
+    kept: list[torch.Tensor] = []
+    for bucket in where:
+        q, k, v = (_laid(tensor, bucket) for tensor in (query, key, value))
+        found, *more = _forward(q, k, v, _mask(bucket, window, q), scale)
+        kept += more
+        flat = found.transpose(1, 2).flatten(0, 1)
+        if bucket.run is not None:
+            out[bucket.run] = flat
+        else:
+            out.index_copy_(0, bucket.tokens, flat.index_select(0, bucket.inside))
+    return out, kept
+
+
+def core_back(
+    slope: torch.Tensor,
+    made: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    kept: Sequence[torch.Tensor],
+    where: Sequence[Bucket],
+    scale: float | None,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients toward query, key and value, all like these.
+
+    Args:
+        slope: [T, heads, d], toward the output.
+        made: query, key, value and output.
+    """
+    query, key, value, _ = made
+    gradients = (torch.empty_like(query), torch.empty_like(key), value.new_empty(value.shape))
+    count = len(kept) // max(1, len(where))
+    for number, bucket in enumerate(where):
+        q, k, v, out = (_laid(tensor, bucket) for tensor in made)
+        toward = _laid(slope, bucket)
+        if bucket.run is None:
+            toward = toward.transpose(1, 2).flatten(0, 1)
+            padding = torch.ones(len(toward), dtype=torch.bool, device=slope.device)
+            padding[bucket.inside] = False
+            toward = toward.masked_fill(padding[:, None, None], 0.0)
+            toward = toward.unflatten(0, (bucket.rows, bucket.length)).transpose(1, 2)
+        mine = kept[number * count : (number + 1) * count]
+        for into, found in zip(
+            gradients, _backward(toward, (q, k, v, out), mine, _mask(bucket, window, q), scale), strict=True
+        ):
+            flat = found.transpose(1, 2).flatten(0, 1)
+            if bucket.run is not None:
+                into[bucket.run] = flat
+            else:
+                into.index_copy_(0, bucket.tokens, flat.index_select(0, bucket.inside))
+    return gradients
+
+
+def _forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+) -> list[torch.Tensor]:
+    """Output [rows, heads, length, d] and what the backward pass wants."""
+    if q.device.type == "cpu":
+        return list(
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
+            )
+        )
+    with torch.enable_grad():  # the kernel that SDPA chooses has its own backward pass: keep its graph
+        leaves = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+        query, key, value = leaves
+        out = functional.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+    return [out.detach(), out, *leaves]
+
+
+def _backward(
+    slope: torch.Tensor,
+    made: tuple[torch.Tensor, ...],
+    kept: Sequence[torch.Tensor],
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> Sequence[torch.Tensor]:
+    q, k, v, out = made
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            slope, q, k, v, out, kept[0], 0.0, mask is None, attn_mask=mask, scale=scale
+        )
+    return torch.autograd.grad(kept[0], list(kept[1:]), slope)
+
+
+def _mask(bucket: Bucket, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Additive, [1, 1, length, length], where a window is shorter than the rows; None: causal will do."""
+    if window is None or window >= bucket.length:
+        return None
+    return sliding_mask(bucket.length, window, like.device, like.dtype)
+
+
+class Attention(Function):
+    """``core`` under autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        """Arguments as ``core``'s."""
+        query, key, value, where, scale, window = inputs
+        ctx.how = (where, scale, window)
+        out, ctx.kept = core(query, key, value, where, scale, window)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Toward query, key and value."""
+        return *core_back(slopes[0], ctx.saved_tensors, ctx.kept, *ctx.how), None, None, None
+
+
+def _laid(packed: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+    """[T, heads, d] to the bucket's [rows, heads, length, d]."""
+    rows = packed[bucket.run] if bucket.run is not None else packed.index_select(0, bucket.gather)
+    return rows.unflatten(0, (bucket.rows, bucket.length)).transpose(1, 2)
+
+
+@lru_cache(maxsize=8)
+def sliding_mask(length: int, window: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[1, 1, length, length]: 0 where a token looks, else minus infinity."""
+    at = torch.arange(length, device=device)
+    ahead = at[:, None] - at[None, :]
+    hidden = (ahead < 0) | (ahead >= window)
+    return torch.zeros(length, length, device=device, dtype=dtype).masked_fill_(hidden, -torch.inf)[
+        None, None
+    ]

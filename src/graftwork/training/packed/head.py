@@ -1,0 +1,62 @@
+"""lm_head and cross-entropy where there is a label, and nowhere else, with a hand-written gradient.
+
+All logits never exist at once: each chunk of labelled tokens goes through the head, becomes losses and, where
+a gradient is wanted, at once that of the hidden states. No gradient of the head itself is ever computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from graftwork.training.packed.matmul import times
+
+CHUNK_ELEMENTS = 1 << 22
+"""Logits held at once: 2^22 fp32 numbers are 16 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the head made of n labelled tokens."""
+
+    losses: torch.Tensor
+    """fp32 [n]: negative log-likelihoods, nats."""
+    hits: torch.Tensor
+    """bool [n]: the label was the first choice."""
+    gradient: torch.Tensor | None
+    """[n, width], of the hidden states, if slopes were given."""
+
+
+@torch.no_grad()
+def answer(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    slopes: torch.Tensor | None = None,
+    held: int | None = None,
+) -> Answered:
+    """Cross-entropy of ``targets [n]`` under the logits ``hidden [n, width] @ weightᵀ``, softmax in fp32.
+
+    Args:
+        weight: [vocabulary, width].
+        slopes: fp32 [n], derivative of the wanted quantity to each token's loss; None: no gradient.
+        held: at most so many logits at once.
+    """
+    size = max(1, (held or CHUNK_ELEMENTS) // weight.shape[0])
+    losses = hidden.new_empty(len(targets), dtype=torch.float32)
+    hits = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    gradient = None if slopes is None else torch.empty_like(hidden)
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        logits = times(hidden[part], weight).float()
+        wanted = targets[part, None]
+        best, chosen = logits.amax(-1), logits.gather(1, wanted)[:, 0]
+        hits[part] = chosen == best
+        table = torch.softmax(logits, -1)
+        losses[part] = best - chosen - table.amax(-1).log()
+        if slopes is not None and gradient is not None:
+            slope = slopes[part, None]
+            table.mul_(slope).scatter_add_(1, wanted, -slope)
+            gradient[part] = times(table.to(hidden.dtype), weight.t())
+    return Answered(losses, hits, gradient)

@@ -1,0 +1,62 @@
+"""The pass that is under way, where every patched module of an engine looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from graftwork.training.packed.attention import Bucket
+from graftwork.training.packed.layout import Layout, labelled_spans
+from graftwork.training.packed.lowrank import Cohort, cohorts
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What fused halves need of a pass; their backward passes keep it."""
+
+    cohorts: tuple[Cohort, ...]
+    labelled: tuple[Cohort, ...]
+    """The same adapters on the axis of labelled tokens."""
+    where: torch.Tensor
+    buckets: tuple[Bucket, ...]
+    cos: torch.Tensor
+    """[T, d]; so ``sin``."""
+    sin: torch.Tensor
+
+
+@dataclass(slots=True)
+class Now:
+    """One mutable holder for each engine."""
+
+    layout: Layout | None = None
+    cohorts: tuple[Cohort, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
+    anchor: torch.Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    """Makes a layer's output want a gradient when its input, an embedding, does not."""
+    _state: Pass | None = None
+
+    def begin(self, layout: Layout, buckets: tuple[Bucket, ...]) -> None:
+        """A pass begins; it lasts until its backward pass is over."""
+        self.layout, self.buckets, self._state = layout, buckets, None
+        self.cohorts = cohorts(layout.spans, layout.ids.device)
+
+    def rest(self) -> None:
+        """No pass is under way."""
+        self.layout, self.cohorts, self.buckets, self._state = None, (), (), None
+
+    def state(self, position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> Pass:
+        """The pass, with the rotary tables [1, T, d] that the model made for it."""
+        layout = self.layout
+        assert layout is not None
+        if self._state is None:
+            cos, sin = position_embeddings
+            self._state = Pass(
+                self.cohorts,
+                cohorts(labelled_spans(layout), layout.ids.device),
+                layout.where,
+                self.buckets,
+                cos[0],
+                sin[0],
+            )
+        return self._state
