@@ -123,8 +123,8 @@ class CommandBackend:
             raise PlatformError(
                 f"This machine cannot train with {spec.trainer}: "
                 + (f"there is no Python at {found}." if found else "it is not configured."),
-                fix=f"Install {spec.trainer} in an environment of its own and set {variable_of(spec.trainer)} "
-                "to the path of that environment's python.",
+                fix=f"Install {spec.trainer} in an environment of its own and set "
+                f"{variable_of(spec.trainer)} to the path of that environment's python.",
                 code="trainer_not_installed",
             )
         return found

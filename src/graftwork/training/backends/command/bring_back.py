@@ -1,4 +1,4 @@
-"""A tool's adapter as one of ours: the right tensors, finite, fp32, under a config that says no more than needed."""
+"""A tool's adapter as one of ours: the right tensors, finite, fp32, under a minimal config."""
 
 from __future__ import annotations
 
