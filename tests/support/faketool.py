@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 
 def say(event, step, **more):
-    with open(os.environ["GRAFTWORK_EVENTS"], "a") as file:
+    with Path(os.environ["GRAFTWORK_EVENTS"]).open("a") as file:
         file.write(json.dumps({"event": event, "step": step, **more}) + "\n")
 
 
