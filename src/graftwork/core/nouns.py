@@ -152,6 +152,30 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A search over hyperparameters: jobs that begin together, of which the best goes to the end."""
+
+    id: str
+    project_id: str
+    state: str
+    """running | succeeded | failed | cancelled."""
+    want: Want
+    request: Json
+    """What every trial is asked for, without what is searched."""
+    trials: list[Json]
+    """``{number, rank, rate, epochs, job, state, losses}``; state: in | stopped | failed | best."""
+    created_at: float
+    rung: int = 0
+    """Rungs that are decided."""
+    best: str | None = None
+    """Job of the trial that went to the end."""
+    message: str | None = None
+    """Why it failed."""
+    finished_at: float | None = None
+    next_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
     """A line of a job's log, as OpenAI lists them."""
 
@@ -210,6 +234,8 @@ class Machine:
     """Bytes that training may fill there; 0 where its offer did not say."""
     cores: int = 1
     gpus: int = 0
+    gpu: str | None = None
+    """The GPU's model, as its provider names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,11 @@ from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.plans import PlansService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core import ids
 from graftwork.core.clock import SystemClock
 from graftwork.core.errors import NotFound
@@ -48,7 +51,7 @@ from graftwork.store import Store
 from graftwork.testing.fake_engine import FakeEngine
 
 PEPPER = b"pepper"
-ROWS = b'{"prompt": "one", "completion": "1"}\n{"prompt": "another", "completion": "2"}\n'
+ROWS = b"".join(b'{"prompt": "row %d", "completion": "%d"}\n' % (n, n) for n in range(10))
 """The file of every job."""
 BASE = "seedling"
 BOOK = {"version": "p1", "models": {BASE: {"train": 100_000, "input": 1_000_000, "output": 2_000_000}}}
@@ -91,6 +94,9 @@ class OneBase:
     def list(self) -> tuple[CatalogueEntry, ...]:
         return (ENTRY,)
 
+    async def pinned(self, name: str) -> CatalogueEntry:
+        return await self.get(name)
+
     async def renderer(self, name: str) -> Renderer:
         return Renderer.load(seedling_folder())
 
@@ -104,12 +110,16 @@ class Validator:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
-    async def validate(self, project_id, data, *, base, validation, max_length):
+    async def base_of(self, project_id, model):
+        return model
+
+    async def validate(self, project_id, data, *, base, validation, max_length, method):
+        assert method == "sft"
         self.asked.append((data.content, data.filename, base, validation, max_length))
         report = SimpleNamespace(to_json=lambda: {"ok": True, "rows": 1})
         return report, report if validation else None
 
-    async def estimate(self, report, other, *, base):
+    async def estimate(self, report, other, *, base, method):
         return {"steps": 1}
 
 
@@ -133,6 +143,7 @@ class Platform:
     artifacts: Artifacts
     files: FilesService
     jobs: JobsService
+    sweeps: SweepsService
     adapters: AdaptersService
     exports: ExportsService
     models: ModelsService
@@ -140,6 +151,8 @@ class Platform:
     billing: BillingService
     datasets: Validator
     dataset_tools: DatasetTools
+    kept: KeptService
+    plans: PlansService
     engine: FakeEngine
 
     async def doctor(self) -> list[dict[str, Any]]:
@@ -340,6 +353,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
     artifacts, bell = Artifacts(folder), Bell()
     bases: Any = OneBase()
     files = FilesService(store, artifacts, clock)
+    jobs = JobsService(store, bases, clock, bell)
     return Platform(
         store=store,
         clock=clock,
@@ -347,7 +361,8 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         bases=bases,
         artifacts=artifacts,
         files=files,
-        jobs=JobsService(store, bases, clock, bell),
+        jobs=jobs,
+        sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, PushTokens()),
         models=ModelsService(store, bases, clock, bell),
@@ -355,6 +370,8 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         billing=BillingService(store),
         datasets=Validator(),
         dataset_tools=DatasetTools(files, artifacts, bases),
+        kept=KeptService(store, files),
+        plans=PlansService(store, artifacts, bases, jobs),
         engine=FakeEngine(),
     )
 

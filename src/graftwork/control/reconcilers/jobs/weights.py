@@ -25,8 +25,7 @@ async def stored_weights(
     """
     reader = ctx.reader(job)
     contents = {name: await asyncio.to_thread(reader.file, f"{folder}/{name}") for name in sorted(files)}
-    shape = (await ctx.bases.get(job.base)).shape
-    shapes = {name: (inputs, outputs) for name, (inputs, outputs, _) in shape.linears.items()}
+    shapes = (await ctx.bases.get(job.base)).shape.adapter_shapes
     await asyncio.to_thread(require_adapter, contents, shapes=shapes)
     stored = {name: await ctx.artifacts.put(data) for name, data in contents.items()}
     if stored != dict(files):
@@ -43,5 +42,5 @@ async def stored_weights(
         files=stored,
         probes=[probe.model_dump() for probe in probes],
         created_at=ctx.clock.now(),
-        rank=spec.lora.rank if spec is not None else 0,
+        rank=0 if spec is None else max(spec.lora.rank, spec.lora.expert_rank or 0),
     )
