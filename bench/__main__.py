@@ -1,4 +1,7 @@
-"""``make bench``: run every benchmark of this folder, one after the other; each writes bench/results/."""
+"""``python -m bench [NAME …]``: run the benchmarks of this folder, or those named, one after the other.
+
+Each writes bench/results/.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ def main() -> int:
     """Run them; 1 if one failed."""
     failed = 0
     for script in sorted(HERE.glob("[a-z]*.py")):
+        if sys.argv[1:] and script.stem not in sys.argv[1:]:
+            continue
         print(f"== {script.name}", flush=True)
         failed += subprocess.run([sys.executable, "-m", f"bench.{script.stem}"], check=False).returncode != 0
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Make the three example data sets, in OpenAI's chat format.
+"""Make the example data sets: three in OpenAI's chat format, and one of preferences.
 
     python scripts/examples/make.py [folder]
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import house_style
 import lookup
+import manners
 import tickets
 from chance import Chance
 
@@ -50,6 +51,27 @@ def line(system: str, question: str, answer: str) -> str:
     return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
 
 
+def preferences(seed: int, count: int) -> list[str]:
+    """Different questions, each with the preferred and the other answer, in OpenAI's preference format."""
+    chance = Chance(seed)
+    found: dict[str, tuple[str, str]] = {}
+    while len(found) < count:
+        question, preferred, other = manners.row(chance)
+        found[question] = (preferred, other)
+    return [preference_line(question, *answers) for question, answers in found.items()]
+
+
+def preference_line(question: str, preferred: str, other: str) -> str:
+    """One pair as JSON."""
+    messages = [{"role": "system", "content": manners.SYSTEM}, {"role": "user", "content": question}]
+    row = {
+        "input": {"messages": messages},
+        "preferred_output": [{"role": "assistant", "content": preferred}],
+        "non_preferred_output": [{"role": "assistant", "content": other}],
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
 def main(folder: Path = FOLDER) -> None:
     """Write train and valid files of every set."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +83,9 @@ def main(folder: Path = FOLDER) -> None:
         for part, chosen in parts.items():
             text = "".join(line(system, question, answer) for question, answer in chosen)
             (folder / f"{name}.{part}.jsonl").write_bytes(text.encode())
+    pairs_of_answers = preferences(14, TRAIN_ROWS + VALID_ROWS)
+    for part, lines in (("train", pairs_of_answers[:TRAIN_ROWS]), ("valid", pairs_of_answers[TRAIN_ROWS:])):
+        (folder / f"manners.{part}.jsonl").write_text("".join(lines), "utf-8")
 
 
 if __name__ == "__main__":

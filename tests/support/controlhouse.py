@@ -30,7 +30,9 @@ from graftwork.control.reconcilers.jobs.reconciler import JobReconciler
 from graftwork.control.reconcilers.jobs.step import Step
 from graftwork.control.reconcilers.placements import PlacementReconciler
 from graftwork.control.reconcilers.sweeper import Sweeper
+from graftwork.control.reconcilers.sweeps import SweepReconciler
 from graftwork.control.services.all import build_services
+from graftwork.control.services.exports import PushTokens
 from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import JobView
 from graftwork.core.nouns import Endpoint, Job, Project, StoredFile
@@ -132,6 +134,8 @@ class Script:
     """How training fails after its first step."""
     seed: int = 0
     """Of the adapter's weights."""
+    worse: float = 1.0
+    """Factor of its held-out losses."""
     silent: bool = False
     """Whether trainers do nothing at all."""
     probes: Callable[[dict[str, bytes]], list[Probe]] = probes
@@ -189,7 +193,7 @@ class ScriptedTrainer:
                 tokens_per_s=50.0,
                 memory_mb=100.0,
                 train_accuracy=0.5,
-                valid_loss=2.5 / self.step if even else None,
+                valid_loss=2.5 * self.script.worse / self.step if even else None,
                 valid_accuracy=0.4 if even else None,
                 full_valid_loss=2.5 / self.step if even else None,
             )
@@ -408,10 +412,15 @@ class House:
         self.slots: int | None = 1
         self.pace = Pace()
         self.fuse = Fuse()
-        self.services = build_services(store, self.artifacts, self.bases, clock, self.bell, b"pepper")
+        self.tokens = PushTokens()
+        self.services = build_services(
+            store, self.artifacts, self.bases, clock, self.bell, b"pepper", self.tokens
+        )
         self.trainers: dict[str, ScriptedCompany] = {}
         self.scripts: dict[str, Script] = {}
         """By job, where one is not like the others."""
+        self.by_rate: dict[float, Script] = {}
+        """By learning rate multiplier, for trials of a sweep."""
         self.project = Project(id="", organization_id="", name="", created_at=0)
         self.jobs: JobReconciler
         self.boot()
@@ -462,6 +471,9 @@ class House:
             pace=self.pace,
             owner="test",
         )
+        self.sweeps = SweepReconciler(
+            self.store, self.services.jobs, self.clock, self.bell, self.pace, "test"
+        )
         self.sweeper = Sweeper(self.store, ctx.pools, "test", self.clock, self.bell, self.pace)
 
     def connect(self, endpoint: Endpoint) -> EngineClient:
@@ -498,6 +510,7 @@ class House:
     async def turn(self, seconds: float = 1.0) -> None:
         """Every reconciler works once, every trainer takes a step, time moves on."""
         try:
+            await self.sweeps.once()
             await self.jobs.once()
         finally:  # the others do not notice its death
             await self.endpoints.once()
@@ -517,6 +530,9 @@ class House:
                 machine.ended_at, machine.exit_code = self.clock.now(), code
 
     def _script(self, job: str) -> Script:
+        if self.by_rate:
+            spec = RunReader(open_transport((self.root / "runs" / job).as_uri())).spec()
+            return self.by_rate[spec.schedule.learning_rate_multiplier]
         return self.scripts.get(job, self.script)
 
     async def until(self, job_id: str, *phases: Phase, turns: int = 60) -> Job:

@@ -7,13 +7,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from graftwork import __version__
 from graftwork.api import errors
-from graftwork.api.admin import adapters, billing, datasets, exports, keys, system
+from graftwork.api.admin import adapters, billing, datasets, exports, kept, keys, sweeps, system
 from graftwork.api.admin import jobs as admin_jobs
-from graftwork.api.openai import files, jobs, models
+from graftwork.api.openai import completions, files, jobs, models
 from graftwork.api.platform import Platform
 from graftwork.api.wire.base import ErrorAnswer
 from graftwork.gateway import Gateway, GatewaySettings
-from graftwork.gateway.requests import ROUTES
+from graftwork.gateway.requests import CHAT, ROUTES
 
 ROUTERS = (
     files.router,
@@ -24,7 +24,10 @@ ROUTERS = (
     keys.router,
     billing.router,
     datasets.router,
+    kept.router,
+    completions.router,
     admin_jobs.router,
+    sweeps.router,
     system.router,
 )
 
@@ -33,7 +36,7 @@ class Edge:
     """The dispatcher. Its lifespan is the gateway's; FastAPI needs none.
 
     Attributes:
-        gateway: answers ``/v1/chat/completions`` and ``/v1/completions``.
+        gateway: answers ``/v1/chat/completions`` (but for the list of stored ones) and ``/v1/completions``.
         api: answers all other paths.
     """
 
@@ -43,7 +46,8 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        to_gateway = scope["type"] == "lifespan" or scope.get("path") in ROUTES
+        stored = scope.get("path") == CHAT.path and scope.get("method") == "GET"
+        to_gateway = scope["type"] == "lifespan" or (scope.get("path") in ROUTES and not stored)
         app: ASGIApp = self.gateway if to_gateway else self.api
         await app(scope, receive, send)
 

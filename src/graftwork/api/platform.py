@@ -14,8 +14,10 @@ from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.exports import ExportsService
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
 from graftwork.gateway import Gateway
 from graftwork.store import Store
@@ -60,6 +62,11 @@ class Platform(Protocol):
         ...
 
     @property
+    def sweeps(self) -> SweepsService:
+        """Searches over hyperparameters."""
+        ...
+
+    @property
     def exports(self) -> ExportsService:
         """Versions in other formats, and pushed to the Hub."""
         ...
@@ -87,6 +94,11 @@ class Platform(Protocol):
     @property
     def dataset_tools(self) -> DatasetTools:
         """The data helpers."""
+        ...
+
+    @property
+    def kept(self) -> KeptService:
+        """Requests that projects opted to keep."""
         ...
 
     async def doctor(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from cyclopts import App
 from graftwork.cli.connection import connect, data_folder, existing_file
 from graftwork.cli.output import duration, put, put_json, say, sparkline
 from graftwork.core.errors import Unauthorized
+from graftwork.core.specs import Method
 
 app = App(name="dataset", help="Check, make and alter data sets before training.", help_format="plaintext")
 _TOOLS = "graftwork.cli.dataset_tools"
@@ -19,10 +20,15 @@ app.command(f"{_TOOLS}:dedup", name="dedup", help="Drop rows that stood before, 
 app.command(f"{_TOOLS}:mix", name="mix", help="One data set out of several, each by its weight.")
 app.command(f"{_TOOLS}:stats", name="stats", help="Lengths, tokens, roles, labels, repetitions.")
 app.command(f"{_TOOLS}:diff", name="diff", help="Rows removed, added and changed between two data sets.")
+app.command("graftwork.cli.synth:synth", name="synth", help="New rows from documents or seeds, by a model.")
+_KEPT = "graftwork.cli.kept"
+app.command(f"{_KEPT}:keep", name="keep", help="Opt in or out of having the project's requests kept.")
+app.command(f"{_KEPT}:from_logs", name="from-logs", help="A data set out of requests that were kept.")
+app.command(f"{_KEPT}:forget", name="forget", help="Delete kept requests for good.")
 
 
 @app.command
-def check(file: str, /, *, base: str = "seedling", json: bool = False) -> int:
+def check(file: str, /, *, base: str = "seedling", method: Method = "sft", json: bool = False) -> int:
     """Check a data set: every problem with its line, then rows, tokens, duplicates and what carries loss.
 
     Asks the server, and where none is named checks here, by the same validator. Exit code 0: it can be
@@ -34,9 +40,11 @@ def check(file: str, /, *, base: str = "seedling", json: bool = False) -> int:
         Training data: JSONL, JSON, CSV or Parquet.
     base:
         The base model whose tokenizer and template count the tokens.
+    method:
+        What the rows are for: sft, dpo, orpo, kto or cpt.
     """
     path = existing_file(file)
-    report = _report(path, base)
+    report = _report(path, base, method)
     if json:
         put_json(report)
         return 0 if report["ok"] else 2
@@ -52,26 +60,31 @@ def check(file: str, /, *, base: str = "seedling", json: bool = False) -> int:
     return 0 if report["ok"] else 2
 
 
-def _report(path: Path, base: str) -> dict[str, Any]:
+def _report(path: Path, base: str, method: Method) -> dict[str, Any]:
     """The server's report; where no server is named, this machine's own, by the same validator."""
     try:
         server = connect()
     except Unauthorized:
-        return _here(path, base)
+        return _here(path, base, method)
     with path.open("rb") as handle:
         return server.call(
-            "POST", "/api/datasets/check", data={"model": base}, files={"file": (path.name, handle)}
+            "POST",
+            "/api/datasets/check",
+            data={"model": base, "method": method},
+            files={"file": (path.name, handle)},
         )
 
 
-def _here(path: Path, base: str) -> dict[str, Any]:
+def _here(path: Path, base: str, method: Method) -> dict[str, Any]:
     from graftwork.data import Renderer, validate
     from graftwork.models import Catalogue, locate
 
     cache = data_folder() / "models"
     entry = Catalogue(allow=("*",), cache=cache).get(base)
     renderer = Renderer.load(locate(entry, cache))
-    report = validate(path.read_bytes(), filename=path.name, renderer=renderer, max_length=entry.context)
+    report = validate(
+        path.read_bytes(), filename=path.name, renderer=renderer, max_length=entry.context, method=method
+    )
     return report.to_json()
 
 

@@ -30,9 +30,11 @@ _COMMANDS = [
     ("up", "graftwork.cli.up:up", "Start everything on this machine: API, gateway, trainer, engine."),
     ("demo", "graftwork.cli.demo:demo", "The whole life of an adapter on a small example, in minutes."),
     ("train", "graftwork.cli.train:train", "Upload a data set, train an adapter on it, and follow the job."),
+    ("sweep", "graftwork.cli.sweep:sweep", "Try learning rates, ranks and epochs together; keep the best."),
     ("chat", "graftwork.cli.chat:chat", "Ask a base model, an adapter or a version."),
     ("dataset", "graftwork.cli.dataset:app", "Check, make and alter data sets before training."),
     ("job", "graftwork.cli.job:app", "List, follow, cancel, pause and resume jobs."),
+    ("model", "graftwork.cli.model:app", "List base models, and show what is known of one."),
     (
         "adapter",
         "graftwork.cli.adapter:app",

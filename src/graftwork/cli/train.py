@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from graftwork.cli.connection import Server, connect, existing_file
 from graftwork.cli.output import put, put_json, say
 from graftwork.cli.watch import follow, outcome
 from graftwork.core.errors import InvalidRequest
+from graftwork.core.specs import Method, Quantization, TrainerName
 
 
 def train(
@@ -18,6 +20,7 @@ def train(
     /,
     *,
     base: str = "seedling",
+    method: Method = "sft",
     validation: str | None = None,
     suffix: str | None = None,
     seed: int | None = None,
@@ -28,6 +31,11 @@ def train(
     alpha: float | None = None,
     dropout: float | None = None,
     rslora: bool = False,
+    beta: float | None = None,
+    lora_plus: float | None = None,
+    neftune_alpha: float | None = None,
+    trainer: TrainerName | None = None,
+    quantization: Quantization | None = None,
     early_stopping: int | None = None,
     max_cost: str | None = None,
     detach: bool = False,
@@ -44,7 +52,10 @@ def train(
     file:
         Training data: JSONL, JSON, CSV or Parquet; chat, prompt/completion and other shapes.
     base:
-        Base model: `seedling`, a hub name such as Qwen/Qwen3-0.6B, or a folder.
+        Base model: `seedling`, a hub name such as Qwen/Qwen3-0.6B, or a folder; or what to go on from: an
+        `ft:` name, a checkpoint's name, `support@3`.
+    method:
+        Supervised (sft), from preferences (dpo, orpo, kto), or on plain texts (cpt).
     validation:
         Held-out data; without it a tenth of the training rows is held out.
     suffix:
@@ -53,6 +64,16 @@ def train(
         Passes over the data; automatic when not given.
     rank:
         LoRA rank.
+    beta:
+        How strongly a preference method is held to the model it began with.
+    lora_plus:
+        Learning rate of B over that of A (LoRA+).
+    neftune_alpha:
+        Noise on the embeddings (NEFTune).
+    trainer:
+        The trainer, if not the automatic one.
+    quantization:
+        Hold the base in 4 bits (nf4).
     max_cost:
         Refuse the job if it would cost more dollars than this.
     detach:
@@ -62,16 +83,24 @@ def train(
     """
     server = connect()
     training, held_out = existing_file(file), existing_file(validation) if validation else None
-    _confirm(server, base, training, max_cost, yes)
+    _confirm(server, base, training, method, max_cost, yes)
     lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "rslora": rslora or None}
     asked = {
         "n_epochs": epochs,
         "batch_size": batch_size,
         "learning_rate_multiplier": learning_rate_multiplier,
     }
-    options = {"lora": _given(lora), "early_stopping": early_stopping, "max_cost": max_cost}
-    body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, "graftwork": _given(options)}
-    body["method"] = {"type": "supervised", "supervised": {"hyperparameters": _given(asked)}}
+    options = {
+        "lora": _given(lora),
+        "lora_plus": lora_plus,
+        "neftune_alpha": neftune_alpha,
+        "trainer": trainer,
+        "quantization": quantization,
+        "early_stopping": early_stopping,
+        "max_cost": max_cost,
+    }
+    body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, **_method(method, asked, beta)}
+    body["graftwork"] = {**_given(options), **body.get("graftwork", {})}
     body["training_file"] = server.upload(training)["id"]
     if held_out:
         body["validation_file"] = server.upload(held_out)["id"]
@@ -88,16 +117,33 @@ def train(
     return code
 
 
+def _method(method: Method, asked: dict[str, Any], beta: float | None) -> dict[str, Any]:
+    """``method`` of the request, and under ``graftwork`` what OpenAI has no word for."""
+    if method == "dpo":
+        return {"method": {"type": "dpo", "dpo": {"hyperparameters": _given({**asked, "beta": beta})}}}
+    body: dict[str, Any] = {
+        "method": {"type": "supervised", "supervised": {"hyperparameters": _given(asked)}}
+    }
+    if method != "sft":
+        body["graftwork"] = _given({"method": method, "preference": _given({"beta": beta})})
+    return body
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     """The entries that were given: no None, no empty dict."""
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
-def _confirm(server: Server, base: str, training: Any, max_cost: str | None, yes: bool) -> None:
+def _confirm(
+    server: Server, base: str, training: Path, method: Method, max_cost: str | None, yes: bool
+) -> None:
     """Show what the check found and ask before a job that costs something is started."""
     with training.open("rb") as handle:
         report = server.call(
-            "POST", "/api/datasets/check", data={"model": base}, files={"file": (training.name, handle)}
+            "POST",
+            "/api/datasets/check",
+            data={"model": base, "method": method},
+            files={"file": (training.name, handle)},
         )
     from graftwork.cli.dataset import complain, summary
 

@@ -26,6 +26,8 @@ def up(
     database: str | None = None,
     allow_base: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
     organization: str = "personal",
+    mlflow: str | None = None,
+    tensorboard: Path | None = None,
     show_key: bool = False,
 ) -> int:
     """Start everything on this machine, and stop it cleanly on Ctrl-C or SIGTERM.
@@ -48,6 +50,10 @@ def up(
         (/models/*); give it once for each.
     organization:
         Name of the first organization, made on the first start; part of every ft: name.
+    mlflow:
+        URL of an MLflow server that is told every step of every job.
+    tensorboard:
+        Folder for TensorBoard's event files of every job.
     show_key:
         Print the first project's key although it was printed before.
     """
@@ -61,6 +67,8 @@ def up(
         database=database or "",
         allow=tuple(allow_base or ()),
         organization=organization,
+        mlflow=mlflow or "",
+        tensorboard=None if tensorboard is None else tensorboard.expanduser().resolve(),
     )
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(_serve(settings, show_key))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -33,7 +34,7 @@ from graftwork.core.errors import GraftworkError, PlatformError, Unavailable
 from graftwork.core.ids import slug
 from graftwork.core.nouns import Endpoint, Project
 from graftwork.core.states import Observed
-from graftwork.models import Catalogue
+from graftwork.models import Catalogue, trainers
 from graftwork.models.entry import Prices
 from graftwork.serving.client import EngineClient
 from graftwork.serving.port import Engine
@@ -43,6 +44,8 @@ from graftwork.store import Store
 
 log = logging.getLogger("graftwork.control")
 
+PASSED_ON = ("GRAFTWORK_COMPANY", "GRAFTWORK_GEMM")
+"""What trainers are told of this server's own environment: how they compute (docs/engine.md)."""
 STOP_SECONDS = 30.0
 """How long machines on this host get to save their state when the server stops."""
 _ENDED = frozenset({Observed.EXITED, Observed.ERROR, Observed.GONE})
@@ -84,9 +87,10 @@ class Platform:
         self.services: Services = services
         self.files, self.jobs, self.adapters = services.files, services.jobs, services.adapters
         self.models, self.keys, self.projects = services.models, services.keys, services.projects
+        self.sweeps = services.sweeps
         self.billing, self.datasets = services.billing, services.datasets
+        self.dataset_tools, self.kept = services.dataset_tools, services.kept
         self.exports = services.exports
-        self.dataset_tools = services.dataset_tools
         self.project: Project | None = None
         self.first_start = False
         self.context = context_of(self, install)
@@ -158,7 +162,9 @@ class Platform:
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: name, state (ok, warn, fail), what was seen, what to do."""
-        return [asdict(check) for check in await check_all(self.store, self.pools, self.settings.data)]
+        return [
+            asdict(check) for check in await check_all(self.store, self.pools, self.settings.data, os.environ)
+        ]
 
     async def _found(self) -> None:
         """The first project with its key, the prices, and the engines that are to be warm. Repeatable."""
@@ -252,7 +258,11 @@ def context_of(platform: Platform, install: str) -> Context:
         install=install,
         runs=settings.data / "runs",
         trainer=settings.trainer,
-        environment={"GRAFTWORK_CACHE": str(settings.data / "models")},
+        environment={
+            "GRAFTWORK_CACHE": str(settings.data / "models"),
+            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **trainers.passed_on(os.environ),
+        },
         code_version=__version__,
         connect=connect,
         limits=settings.limits,

@@ -45,6 +45,11 @@ class Settings:
     """Options of engines."""
     trainer: tuple[str, ...] = (sys.executable, "-m", "graftwork.training")
     """Command of the trainer; what it is to train is appended."""
+    mlflow: str = ""
+    """URL of an MLflow server that is told every step. What opens it comes from the environment:
+    $MLFLOW_TRACKING_TOKEN, or $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD."""
+    tensorboard: Path | None = None
+    """Folder for TensorBoard's event files."""
     agreement_bound: float | None = None
     """Largest difference between served and trained log-probabilities, in nats; None is 0.01 where both are
     computed on a CPU, and 0.3 where there is a GPU, whose engines compute in half precision."""

@@ -49,7 +49,8 @@ class JobView:
     status: str
     """OpenAI's status on the wire; ``cancelled`` from the moment a cancel is accepted."""
     hyperparameters: Json
-    """``n_epochs``, ``batch_size``, ``learning_rate_multiplier``: as planned, or as asked before the plan."""
+    """``n_epochs``, ``batch_size``, ``learning_rate_multiplier``, for DPO ``beta``: as planned, or as asked
+    before the plan."""
     adapter: str
     """Name of the adapter this job trains a version of."""
     progress: Progress

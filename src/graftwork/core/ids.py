@@ -11,6 +11,7 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghijkmnpqrstuvwxyz"
 
 FILE = "file-"
 JOB = "ftjob-"
+SWEEP = "sweep_"
 EVENT = "ftevent-"
 CHECKPOINT = "ftckpt_"
 ORGANIZATION = "org-"

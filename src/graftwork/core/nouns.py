@@ -152,6 +152,30 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A search over hyperparameters: jobs that begin together, of which the best goes to the end."""
+
+    id: str
+    project_id: str
+    state: str
+    """running | succeeded | failed | cancelled."""
+    want: Want
+    request: Json
+    """What every trial is asked for, without what is searched."""
+    trials: list[Json]
+    """``{number, rank, rate, epochs, job, state, losses}``; state: in | stopped | failed | best."""
+    created_at: float
+    rung: int = 0
+    """Rungs that are decided."""
+    best: str | None = None
+    """Job of the trial that went to the end."""
+    message: str | None = None
+    """Why it failed."""
+    finished_at: float | None = None
+    next_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
     """A line of a job's log, as OpenAI lists them."""
 

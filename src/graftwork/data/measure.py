@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from graftwork.core.errors import InvalidData
+from graftwork.core.specs import Method
 from graftwork.data.encoding import Encoded, windows
 from graftwork.data.findings import Findings
 from graftwork.data.lessons import answers
@@ -48,11 +49,11 @@ class Counter:
 
 
 def measure(
-    rows: Iterable[Row], renderer: Renderer, max_length: int | None = None, *, whole: bool = False
+    rows: Iterable[Row], renderer: Renderer, max_length: int | None = None, *, method: Method = "sft"
 ) -> Size:
     """Sizes of canonical rows, for example of a split. A preference pair counts as one row, with the tokens
-    of both its answers; ``longest`` is the longer one's. ``whole`` rows are cut into windows instead of being
-    cut off, and each window counts as a row.
+    of both its answers; ``longest`` is the longer one's. What ``method`` makes of a row is counted: KTO two
+    examples of a pair, continued pre-training one of each window of a long text.
 
     Raises:
         InvalidData: a row that cannot be rendered; ``validate`` would have refused it.
@@ -62,13 +63,14 @@ def measure(
     def lessons() -> Iterator[Row]:
         nonlocal count
         for row in rows:
-            count += 1
-            yield from answers(row)
+            made = answers(row)
+            count += len(made) if method == "kto" else 1
+            yield from made
 
     for encoded in renderer.encode_all(lessons()):
         if isinstance(encoded, InvalidData):
             raise encoded
-        pieces = windows(encoded, max_length) if whole and max_length else [encoded]
+        pieces = windows(encoded, max_length) if method == "cpt" and max_length else [encoded]
         count += len(pieces) - 1
         for piece in pieces:
             counter.add(piece)

@@ -7,8 +7,9 @@ Which tokens carry loss (label True):
 
 - chat rows: the words of each assistant message whose ``weight`` is not 0, and the end-of-turn token after
   them. With ``{% generation %}`` marks in the template the marks say where the words are. Without them, the
-  words begin where the rendered messages before them plus the generation prompt end (that text must be a
-  prefix of the whole, or the row is refused), and end with the first end-of-turn token;
+  words begin behind what a generation prompt adds, wherever that stands in the text, if it stands there as
+  often as the assistant speaks; else where the rendered messages before them plus the generation prompt end
+  (that text must be a prefix of the whole, or the row is refused). They end with the first end-of-turn token;
 - ``{"prompt", "completion"}``: the completion and the end-of-text token. Both parts are tokenized apart, as
   they are when the model is asked;
 - ``{"text"}``: every token, and the end-of-text token.

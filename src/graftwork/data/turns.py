@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from graftwork.core.errors import InvalidData
@@ -45,9 +46,38 @@ class Turns:
         if self.template.marks and all(heavy):
             return Rendered(((whole.text, tuple(marked)),), raw=False)
         if not self.template.marks or len(marked) != len(said):  # whose mark is whose is not clear
-            marked = self._by_prefix(shown, tools, whole.text, said)
+            marked = self._by_opening(shown, tools, whole.text, len(said)) or self._by_prefix(
+                shown, tools, whole.text, said
+            )
         spans = tuple(span for span, carries in zip(marked, heavy, strict=True) if carries)
         return Rendered(((whole.text, spans),), raw=False)
+
+    def _by_opening(
+        self, shown: list[Message], tools: list[dict[str, Any]] | None, whole: str, turns: int
+    ) -> list[Span] | None:
+        """Spans from each opening of an assistant's turn to its end; None where openings are not clear.
+
+        The opening is what a generation prompt adds. A template that rewrites earlier turns when later ones
+        follow (Qwen3 drops their reasoning) still opens each as it does in the prompt. As many openings as
+        the assistant has turns, no more: text that looks like one is not believed.
+        """
+        openings: list[str] = []
+        for variables in self._tries:
+            prompt = self.template.render(shown, tools, True, variables).text
+            if not prompt.startswith(whole) or len(prompt) == len(whole):
+                return None
+            openings.append(prompt[len(whole) :])
+        shortest = min(openings, key=len)
+        starts = [place.start() for place in re.finditer(re.escape(shortest), whole)]
+        if len(starts) != turns:
+            return None
+        spans: list[Span] = []
+        for start, limit in zip(starts, [*starts[1:], len(whole)], strict=True):
+            words = start + max(len(opening) for opening in openings if whole.startswith(opening, start))
+            if not any(end in whole[words:limit] for end in self._ends):
+                return None
+            spans.append(Span(words, limit, open=True))
+        return spans
 
     def _by_prefix(
         self, shown: list[Message], tools: list[dict[str, Any]] | None, whole: str, said: list[int]

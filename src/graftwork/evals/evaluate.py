@@ -16,6 +16,7 @@ import orjson
 from graftwork.core.clock import Clock, SystemClock
 from graftwork.core.errors import GraftworkError, InvalidData, PlatformError, Unavailable
 from graftwork.data.encoding import Encoded
+from graftwork.data.lessons import answers
 from graftwork.data.rows import Row, answer, fingerprint, kind, question
 from graftwork.evals.results import Json, RowResult, Scores
 from graftwork.evals.scores import exact_match, is_json, is_json_document, json_match, rouge_l, token_f1
@@ -86,6 +87,8 @@ async def evaluate(
     long as the right one plus 32 tokens, at most ``max_tokens``: a longer one is wrong anyway, and a rambling
     base is slow.
 
+    Of a preference the losses of its answers are measured, and no answer is asked for.
+
     A row that cannot be measured keeps its error in the result. Changes nothing; may be repeated.
 
     Args:
@@ -142,6 +145,8 @@ class _Measuring:
         found: dict[str, Any] = {}
         try:
             found["prompt"] = prompt_text(row)
+            if kind(row) in ("preference", "feedback"):
+                return RowResult(row=fingerprint(row), **found, **await self.answers(row))
             encoded = self.renderer.encode(row, self.max_length)
             found["tokens"] = encoded.labelled
             whole = encoded.length == len(encoded.tokens)
@@ -155,6 +160,15 @@ class _Measuring:
         except GraftworkError as error:
             found["error"] = f"{error.code}: {error.message}"
         return RowResult(row=fingerprint(row), **found)
+
+    async def answers(self, row: Row) -> dict[str, Any]:
+        """Losses of a pair's answers, or of an answer that was wanted or not; nobody is asked to answer."""
+        chosen, *rejected = [self.renderer.encode(lesson, self.max_length) for lesson in answers(row)]
+        found: dict[str, Any] = {"tokens": chosen.labelled, "loss": await self.loss(chosen)}
+        if not rejected:
+            return {**found, "wanted": row["label"]}
+        (other,) = rejected
+        return {**found, "rejected_tokens": other.labelled, "rejected_loss": await self.loss(other)}
 
     async def loss(self, encoded: Encoded) -> float:
         """Summed negative log-likelihood of the tokens that carry loss."""
@@ -221,7 +235,7 @@ def reference_text(row: Row) -> str | None:
             return None if not asked else calls_text(calls) if calls else answer(row)
         case "text":
             return None
-        case "preference":
+        case "preference" | "feedback":
             raise InvalidData("A preference row has no single right answer.", code="method_mismatch")
 
 
@@ -233,6 +247,8 @@ def prompt_text(row: Row) -> str:
         case "chat":
             asked = question(row)
             return str(asked[-1].get("content") or "") if asked else ""
+        case "preference" | "feedback":
+            return str(row["input"]["messages"][-1].get("content") or "")
         case _:
             return ""
 

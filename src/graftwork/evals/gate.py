@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graftwork.core.states import Verdict
+from graftwork.evals.preferences import PreferenceAboveBase, PreferenceNotWorseThanLive
 from graftwork.evals.results import Json, Scores
 from graftwork.evals.rules import (
     Comparison,
@@ -111,6 +112,14 @@ DEFAULT_GATE = Gate(
         ExactMatchNotWorseThanLive(),
     ),
 )
+
+
+PREFERENCE_GATE = Gate(
+    name="preference",
+    version=1,
+    rules=(EnoughRows(), PreferenceAboveBase(), PreferenceNotWorseThanLive()),
+)
+"""For what was learnt from preferences: the answers' own losses may rise, as long as the right one wins."""
 
 
 def decide(new: Scores, base: Scores, live: Scores | None = None, gate: Gate | None = None) -> GateReport:

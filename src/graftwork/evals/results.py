@@ -35,8 +35,25 @@ class RowResult:
     json_valid: bool | None = None
     """None also where the reference is no JSON."""
     json_match: bool | None = None
+    rejected_loss: float | None = None
+    """Of a pair: summed negative log-likelihood of the rejected answer; ``loss`` is the chosen one's."""
+    rejected_tokens: int = 0
+    wanted: bool | None = None
+    """Of feedback: whether the answer was wanted."""
     error: str | None = None
     """Why the row could not be measured in full."""
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether the row has a chosen and a rejected answer."""
+        return self.rejected_tokens > 0
+
+    @property
+    def prefers(self) -> bool | None:
+        """Whether the chosen answer is the likelier one, a token; None where that was not measured."""
+        if self.loss is None or self.rejected_loss is None or not (self.tokens and self.rejected_tokens):
+            return None
+        return self.loss / self.tokens < self.rejected_loss / self.rejected_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +95,11 @@ class Scores:
 
     def measures(self) -> dict[str, float | None]:
         """Mean of each measure over the rows that have it; ``loss`` first. None where no row has it."""
+        pairs = (row.prefers for row in self.rows)
+        preference = {"preference": _mean(pairs)} if any(row.is_pair for row in self.rows) else {}
         return {
             "loss": self.loss,
+            **preference,
             "exact_match": _mean(row.exact for row in self.rows),
             "token_f1": _mean(row.f1 for row in self.rows),
             "rouge_l": _mean(row.rouge_l for row in self.rows),

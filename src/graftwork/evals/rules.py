@@ -184,6 +184,8 @@ def _trouble(scores: Scores) -> str:
     for row in scores.rows:
         if row.loss is None or (row.reference is not None and row.exact is None):
             return "lacks a measure on some row"
+        if row.is_pair and (row.rejected_loss is None or not math.isfinite(row.rejected_loss)):
+            return "lacks the rejected answer's loss on some row"
         if not math.isfinite(row.loss) or row.tokens < 0:
             return "has a loss that is not a finite number"
     return "" if scores.rows else "has no rows"
@@ -192,8 +194,8 @@ def _trouble(scores: Scores) -> str:
 def _mismatch(rows: Sequence[RowResult], wanted: Sequence[RowResult]) -> str:
     """Whether two models saw other rows, tokens or references."""
 
-    def identity(row: RowResult) -> tuple[str, int, str | None]:
-        return row.row, row.tokens, row.reference
+    def identity(row: RowResult) -> tuple[str, int, str | None, int]:
+        return row.row, row.tokens, row.reference, row.rejected_tokens
 
     return "" if list(map(identity, rows)) == list(map(identity, wanted)) else "is not on the same rows"
 

@@ -34,7 +34,7 @@ def push(folder: Path, to: Push) -> str:
         ) from error
     except HfHubHTTPError as error:
         raise _refused(error.response.status_code, to.repository) from error
-    except transport_error as error:
+    except (transport_error, RuntimeError) as error:  # the latter: a large file that was not taken
         raise Unavailable(
             f"The Hub does not answer ({type(error).__name__}).",
             fix="Try again later.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from graftwork.core.nouns import Json, Keeping, KeptRequest
 from graftwork.gateway.redaction import redact_all
 from graftwork.store import Store
+from graftwork.store.kept import DAY, packed
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ BODY_LIMIT = 1024 * 1024
 """Bytes of one kept request before it is compressed: the longest row of a data set."""
 PAUSE = 0.2
 """Seconds to let more come before a transaction; the ledger has the writer meanwhile."""
-DAY = 86_400.0
 
 Redact = Callable[[Json], Json | None]
 """Takes ``{"request", "answer"}`` and gives what may be kept of it; None keeps nothing."""
@@ -139,7 +138,7 @@ class Keeper:
             kept = self._redact(kept)
         if kept is None:
             return None
-        packed = zlib.compress(orjson.dumps(kept), 6)
+        body = packed(kept)
         return KeptRequest(
             id=wanted.id,
             project_id=wanted.keeping.project_id,
@@ -149,8 +148,8 @@ class Keeper:
             version=wanted.identity["version"],
             name=wanted.identity["name"] or "",
             metadata=wanted.metadata,
-            bytes=len(packed),
-            body=packed,
+            bytes=len(body),
+            body=body,
             created_at=wanted.at,
             expires_at=wanted.at + wanted.keeping.days * DAY,
         )
@@ -159,11 +158,6 @@ class Keeper:
         if self.dropped == 0 or (self.dropped + count) // 1000 > self.dropped // 1000:
             log.warning("requests are not kept as their projects asked (%d so far): %s", self.dropped, why)
         self.dropped += count
-
-
-def unpacked(kept: KeptRequest) -> Json:
-    """``{"request", "answer"}`` of a kept request."""
-    return orjson.loads(zlib.decompress(kept.body))
 
 
 def joined(events: bytes) -> Json:

@@ -10,62 +10,21 @@ from functools import lru_cache
 from pathlib import Path
 
 from graftwork.core.errors import NotFound
-from graftwork.core.specs import BaseRef, LoraSpec
+from graftwork.core.specs import BaseRef
 from graftwork.models.cache import Hub, cached_commit, locate
-from graftwork.models.entry import CatalogueEntry, Prices, Shape
+from graftwork.models.entry import CatalogueEntry, Prices
 from graftwork.models.folder import SEEDLING, describe, refuse_unserved, revision_of, seedling_folder
-from graftwork.models.rates import SEEDLING_RATE, lora_rate, prices
+from graftwork.models.known import KNOWN, known_entry
+from graftwork.models.rates import SEEDLING_RATE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-
-
-def _qwen3(name: str, hidden: int, layers: int, wide: int, heads: int, tied: bool) -> CatalogueEntry:
-    shape = Shape(
-        family="qwen3",
-        hidden=hidden,
-        layers=layers,
-        intermediate=wide,
-        heads=heads,
-        kv_heads=8,
-        head_dim=128,
-        vocab=151_936,
-        context=40_960,
-        tied=tied,
-    )
-    entry = _entry(f"Qwen/{name}", "main", shape, "apache-2.0")
-    return replace(entry, engines=("embedded", "vllm"))
-
-
-def _entry(name: str, revision: str, shape: Shape, licence: str) -> CatalogueEntry:
-    rate, why = lora_rate(shape)
-    return CatalogueEntry(
-        name=name,
-        source="local" if name.startswith("/") else "hub",
-        repository=name,
-        revision=revision,
-        shape=shape,
-        licence=licence,
-        lora_learning_rate=rate,
-        rate_reason=why,
-        lora=LoraSpec(),
-        prices=prices(shape.parameters),
-    )
-
-
-KNOWN: tuple[CatalogueEntry, ...] = (
-    _qwen3("Qwen3-0.6B", 1024, 28, 3072, 16, tied=True),
-    _qwen3("Qwen3-1.7B", 2048, 28, 6144, 16, tied=True),
-    _qwen3("Qwen3-4B", 2560, 36, 9728, 32, tied=True),
-    _qwen3("Qwen3-8B", 4096, 36, 12288, 32, tied=False),
-)
-"""Hub models with the sizes of their published configs, so that a plan needs no download."""
 
 
 @lru_cache(maxsize=1)
 def seedling() -> CatalogueEntry:
     """The entry of the built-in base model."""
     folder = seedling_folder()
-    entry = _entry(SEEDLING, revision_of(folder), describe(folder), "same as graftwork")
+    entry = known_entry(SEEDLING, revision_of(folder), describe(folder), "same as graftwork")
     return replace(
         entry,
         source="builtin",
@@ -126,7 +85,7 @@ class Catalogue:
             path = Path(name).resolve()  # before it is compared: ``..`` must not lead out of what is allowed
             if self._allowed(str(path)) and path.is_dir():
                 refuse_unserved(path)
-                return _entry(str(path), revision_of(path), describe(path), "unknown")
+                return known_entry(str(path), revision_of(path), describe(path), "unknown")
         elif self._cache is not None and _HUB_ID.fullmatch(name) and self._allowed(name):
             return self._from_hub(name, self._cache)
         raise NotFound(
@@ -144,7 +103,7 @@ class Catalogue:
         asked = BaseRef(name=name, repository=name, revision=cached_commit(name, cache) or "main")
         folder = locate(asked, cache, self._hub)
         refuse_unserved(folder)
-        return _entry(name, folder.name, describe(folder), "see the hub")
+        return known_entry(name, folder.name, describe(folder), "see the hub")
 
 
 def base_ref(entry: CatalogueEntry) -> BaseRef:

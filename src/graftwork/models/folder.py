@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from graftwork.core.errors import InvalidRequest
-from graftwork.models.entry import Shape
+from graftwork.models.shape import Shape
+from graftwork.models.support import SERVED, support_of
+
+__all__ = ["SEEDLING", "SERVED", "WANTED", "describe", "refuse_unserved", "revision_of", "seedling_folder"]
 
 SEEDLING = "seedling"
 """Name of the built-in base model and of its folder in this package."""
-
-SERVED = ("qwen3", "qwen2", "llama", "mistral", "qwen3_moe", "qwen3_next", "gemma3_text", "glm4")
-"""Architectures an engine here serves, each compared with transformers token for token."""
 
 _WHOLE = 64 << 20
 """Weights up to this size are hashed whole; larger ones by their header and samples."""
@@ -107,18 +107,16 @@ def refuse_unserved(folder: Path) -> None:
     """Refuse a model that no engine here could serve, before anything is spent on training it.
 
     Raises:
-        InvalidRequest: another architecture than ``SERVED``, or quantized weights (``model_unsupported``).
+        InvalidRequest: an architecture that ``models.support`` does not name, or weights quantized in a way
+            that loading cannot undo (``model_unsupported``).
     """
     config = read_config(folder)
-    why = ""
-    if config.get("model_type") not in SERVED:
-        why = f"its architecture is {config.get('model_type')!r}, not one of {', '.join(SERVED)}"
-    elif config.get("quantization_config"):
-        why = "its weights are quantized"
-    if why:
+    support_of(str(config.get("model_type")), f"the model in {folder.name}")
+    quantized = config.get("quantization_config")
+    if quantized and quantized.get("quant_method") != "mxfp4":
         raise InvalidRequest(
-            f"No engine here can serve the model in {folder.name}: {why}.",
-            fix="Use a dense model of one of these architectures, in bfloat16, float16 or float32.",
+            f"No engine here can serve the model in {folder.name}: its weights are quantized.",
+            fix="Use the model in bfloat16, float16 or float32.",
             code="model_unsupported",
             param="model",
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graftwork.core.specs import LoraSpec, Method, Quantization, TrainerName
-from graftwork.models.entry import Shape
+from graftwork.models.shape import Linear, Shape
 
 Device = Literal["cpu", "gpu"]
 
@@ -52,16 +52,22 @@ class Load:
 def adapter_parameters(shape: Shape, lora: LoraSpec) -> int:
     """Weights of a LoRA: ``rank * (inputs + outputs)`` for each target module; routed experts each their own,
     of ``expert_rank``."""
-    linears = shape.linears
-    names = linears if lora.targets == "all-linear" else lora.targets
     experts = expert_rank(shape, lora)
-    return shape.layers * sum(
-        (experts if linears[name][2] > 1 else lora.rank)
-        * (linears[name][0] + linears[name][1])
-        * linears[name][2]
-        for name in names
-        if name in linears
+    return sum(
+        (experts if linear.group == "experts" else lora.rank)
+        * (linear.inputs + linear.outputs)
+        * linear.copies
+        * linear.layers
+        for linear in shape.linears
+        if adapts(lora, linear)
     )
+
+
+def adapts(lora: LoraSpec, linear: Linear) -> bool:
+    """Whether a LoRA changes such a matrix. DoRA never changes what lies beside or among experts."""
+    if lora.targets != "all-linear":
+        return linear.name in lora.targets
+    return not (lora.dora and linear.group in ("experts", "shared_expert"))
 
 
 def expert_rank(shape: Shape, lora: LoraSpec) -> int:
@@ -112,11 +118,16 @@ def kept_values(shape: Shape, rank: int) -> int:
     """Values that a layer keeps of a token for the backward pass.
 
     The residual stream and norms, queries, keys, values and the attention's output, gate, up and their
-    product in each expert the token meets, and LoRA's narrow products.
+    product in each expert the token meets, and LoRA's narrow products. Of layers of two kinds the mean.
     """
     attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    active = max(shape.active_experts, 1)
-    return 6 * shape.hidden + 2 * attention + 4 * shape.intermediate * active + 7 * rank
+    if shape.linear_attention:
+        # projections, what the convolution made of them, and the output before and after its gate
+        sizes = shape.linear_attention
+        recurrent = 2 * sizes.keys + 3 * sizes.values
+        attention += (recurrent - attention) * sizes.layers // max(shape.layers, 1)
+    wide = shape.intermediate * max(shape.active_experts, 1) + shape.shared
+    return 6 * shape.hidden + 2 * attention + 4 * wide + 7 * rank
 
 
 def token_budget(

@@ -12,6 +12,7 @@ from graftwork.models.entry import CatalogueEntry, Shape
 from graftwork.models.memory import SEQUENCES, Device, Load, adapter_parameters, profile
 from graftwork.models.schedule import DataSize
 from graftwork.models.steptime import LOADING, Hardware, operations, step_seconds, together
+from graftwork.models.support import SUPPORT, servers
 
 __all__ = ["Fitted", "Plan", "Target", "adapter_parameters", "fit", "load_of", "plan"]
 
@@ -143,6 +144,7 @@ def plan(
         f"Time: {how}.",
         f"Price: {tokens} trained tokens at {dollars(entry.prices.train)} a million: {dollars(price)}.",
     ]
+    why += _said_serving(entry, lora)
     if again and fits:
         why.append("Activations are recomputed in the backward pass: held, they would not fit.")
     if cost is not None and where.price_per_hour:
@@ -333,6 +335,16 @@ def _seconds(
 
 def _hardware(where: Target) -> Hardware:
     return Hardware(device=where.device, cores=where.cores, gpu=where.gpu)
+
+
+def _said_serving(entry: CatalogueEntry, lora: LoraSpec) -> list[str]:
+    """Which engines can serve the adapter, where not all can."""
+    if entry.family not in SUPPORT:
+        return []
+    found = servers(entry.shape, lora)
+    able = ", ".join(name for name, why in found.items() if not why) or "no engine"
+    unable = "; ".join(f"not by {name}: {why}" for name, why in found.items() if why)
+    return [f"Serving: by {able}; {unable}."] if unable else []
 
 
 def _said_memory(parts: dict[str, int], total: int, where: Target) -> str:

@@ -10,7 +10,18 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from graftwork.core.nouns import Json
-from graftwork.core.specs import BaseRef, Hyperparameters, LoraSpec, Schedule, Spec
+from graftwork.core.specs import (
+    BaseRef,
+    Hyperparameters,
+    LoraSpec,
+    Method,
+    PreferenceOptions,
+    Quantization,
+    Schedule,
+    Spec,
+    StartRef,
+    TrainerName,
+)
 from graftwork.core.states import Verdict
 
 
@@ -44,7 +55,12 @@ class Receipt(Spec):
     train: DataReceipt
     valid: DataReceipt | None
     code_version: str
-    method: Literal["sft"] = "sft"
+    method: Method = "sft"
+    preference: PreferenceOptions | None = None
+    trainer: TrainerName = "native"
+    quantization: Quantization = "none"
+    start: StartRef | None = None
+    """The version or checkpoint whose weights it began with; None for a fresh adapter."""
     lora: LoraSpec
     asked: Hyperparameters
     schedule: Schedule

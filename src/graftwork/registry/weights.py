@@ -27,12 +27,21 @@ MAX_BYTES = 4 << 30
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,512}")
 _KEY = re.compile(r"base_model\.model\.((?:[A-Za-z0-9_]+\.)+)lora_([AB])\.weight")
 _MODULE = re.compile(r"[A-Za-z0-9_]+")
+_PARAMETER = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)+")
+_STACKS = {"experts.base_layer": "experts.gate_up_proj", "experts": "experts.down_proj"}
+"""The parameter of a module of experts that lies under the end of a tensor's path: PEFT wraps the module once
+for each parameter, the last one outermost."""
 _INFINITE = {
     "F32": (np.dtype("<u4"), 0x7F800000),
     "F16": (np.dtype("<u2"), 0x7C00),
     "BF16": (np.dtype("<u2"), 0x7F80),
 }
 """The bits of a type's exponent: all of them set mean NaN or an infinity."""
+
+
+Shapes = Mapping[str, tuple[tuple[int, int, int], ...]]
+"""Possible (inputs, outputs, experts) by a module's last name: ``q_proj``, of one expert, ``experts`` (down)
+and ``experts.base_layer`` (gate and up) of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +53,12 @@ class Problem:
     message: str
 
 
-def check_adapter(
-    files: Mapping[str, bytes] | Path, *, shapes: Mapping[str, tuple[int, int]] | None = None
-) -> list[Problem]:
+def check_adapter(files: Mapping[str, bytes] | Path, *, shapes: Shapes | None = None) -> list[Problem]:
     """What is wrong with the files of an adapter; nothing if it may be served.
 
     Args:
         files: contents by name, or the folder that holds them.
-        shapes: (inputs, outputs) of the base model's linear modules by their last name (``q_proj``); without
-            it only the adapter's own consistency is checked.
+        shapes: of the base model's matrices; without it only the adapter's own consistency is checked.
     """
     contents, problems = _contents(files)
     if sum(map(len, contents.values())) > MAX_BYTES:
@@ -68,9 +74,7 @@ def check_adapter(
     return problems
 
 
-def require_adapter(
-    files: Mapping[str, bytes] | Path, *, shapes: Mapping[str, tuple[int, int]] | None = None
-) -> None:
+def require_adapter(files: Mapping[str, bytes] | Path, *, shapes: Shapes | None = None) -> None:
     """``check_adapter``, as an error.
 
     Raises:
@@ -107,17 +111,37 @@ def _is_number(value: Any) -> bool:
 
 
 def _are_modules(value: Any) -> bool:
-    names = cast("list[object]", value) if isinstance(value, list) else []
-    return bool(names) and all(isinstance(name, str) and _MODULE.fullmatch(name) for name in names)
+    names = cast("list[object]", value) if isinstance(value, list) else [None]
+    return all(isinstance(name, str) and _MODULE.fullmatch(name) for name in names)
+
+
+def _are_parameters(value: Any) -> bool:
+    names = cast("list[object]", value) if isinstance(value, list) else [None]
+    return all(isinstance(name, str) and _PARAMETER.fullmatch(name) for name in names)
+
+
+def _is_pattern(value: Any, fits: Callable[[Any], bool]) -> bool:
+    entries = cast("dict[str, object]", value) if isinstance(value, dict) else {"": None}
+    return all(_PARAMETER.fullmatch(name) and fits(number) for name, number in entries.items())
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_RANK
 
 
 _CONFIG_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "peft_type": ("LORA", lambda v: v == "LORA"),
     "task_type": ("CAUSAL_LM", lambda v: v == "CAUSAL_LM"),
-    "r": (f"a whole number from 1 to {MAX_RANK}", lambda v: type(v) is int and 1 <= v <= MAX_RANK),
+    "r": (f"a whole number from 1 to {MAX_RANK}", _is_rank),
     "lora_alpha": ("a positive number", lambda v: _is_number(v) and v > 0),
     "lora_dropout": ("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1),
     "target_modules": ("a list of module names", _are_modules),
+    "target_parameters": ("a list of parameter names", _are_parameters),
+    "rank_pattern": ("ranks by parameter name", lambda v: _is_pattern(v, _is_rank)),
+    "alpha_pattern": (
+        "alphas by parameter name",
+        lambda v: _is_pattern(v, lambda n: _is_number(n) and n > 0),
+    ),
     "bias": ('"none"', lambda v: v == "none"),
     "use_rslora": ("true or false", lambda v: type(v) is bool),
     "inference_mode": ("true or false", lambda v: type(v) is bool),
@@ -152,13 +176,15 @@ def _config(data: bytes, problems: list[Problem]) -> dict[str, Any] | None:
             note("config_key_unknown", f"{CONFIG} has {key!r}, which we do not serve.")
         elif not _CONFIG_KEYS[key][1](value):
             note("config_value", f"{key} in {CONFIG} must be {_CONFIG_KEYS[key][0]}.")
+    if fields.get("target_modules") == [] and not fields.get("target_parameters"):
+        note("config_value", f"{CONFIG} names no targets.")
     return fields if len(problems) == before else None
 
 
 def _weights(
     data: bytes,
     config: dict[str, Any] | None,
-    shapes: Mapping[str, tuple[int, int]] | None,
+    shapes: Shapes | None,
     problems: list[Problem],
 ) -> None:
     def note(code: str, message: str) -> None:
@@ -181,21 +207,37 @@ def _weights(
     if not tensors:
         note("empty", f"{WEIGHTS} holds no tensors.")
     for path, pair in halves.items():
-        for message in _pair_problems(pair, path.rpartition(".")[2], config, shapes):
+        for message in _pair_problems(pair, path, config, shapes):
             note("tensor_shape", f"{path}: {message}")
     if config is not None and halves:
-        unused = set(config["target_modules"]) - {path.rpartition(".")[2] for path in halves}
-        if unused:
-            note("target_unused", f"No weights are there for the target modules {sorted(unused)}.")
+        named = [*config["target_modules"], *config.get("target_parameters", ())]
+        unused = set(named) - {_target(path, config) for path in halves}
+        if unused or not named:
+            note("target_unused", f"No weights are there for the targets {sorted(unused)}.")
+
+
+def _module(path: str) -> str:
+    """The end of a tensor's path that says which matrix it is for."""
+    return next((end for end in _STACKS if f".{path}".endswith(f".{end}")), path.rpartition(".")[2])
+
+
+def _target(path: str, config: dict[str, Any]) -> str | None:
+    """The configuration's word for what lies at ``path``; None if it has none."""
+    module = _module(path)
+    parameter = f"{path.removesuffix(module)}{_STACKS[module]}" if module in _STACKS else f"{path}.weight"
+    for name in config.get("target_parameters", ()):
+        if f".{parameter}".endswith(f".{name}"):
+            return name
+    return module if module in config["target_modules"] else None
 
 
 def _pair_problems(
-    pair: dict[str, Tensor],
-    module: str,
-    config: dict[str, Any] | None,
-    shapes: Mapping[str, tuple[int, int]] | None,
+    pair: dict[str, Tensor], path: str, config: dict[str, Any] | None, shapes: Shapes | None
 ) -> list[str]:
-    """What is wrong with the two halves at one module: A is [rank, inputs], B is [outputs, rank]."""
+    """What is wrong with the two halves at one module: A is [rank, inputs], B is [outputs, rank].
+
+    Of stacked experts the rank is that of all of them together.
+    """
     if set(pair) != {"A", "B"}:
         return [f"only half of the pair is there (lora_{''.join(pair)})"]
     down, up = pair["A"], pair["B"]
@@ -204,12 +246,22 @@ def _pair_problems(
     problems: list[str] = []
     if down.dtype != up.dtype:
         problems.append(f"lora_A is {down.dtype} and lora_B is {up.dtype}")
-    if config is not None and down.shape[0] != config["r"]:
-        problems.append(f"its rank is {down.shape[0]}, the configuration says {config['r']}")
-    if config is not None and module not in config["target_modules"]:
-        problems.append("it is not among the target modules")
-    if shapes is not None and shapes.get(module) != (down.shape[1], up.shape[0]):
-        problems.append(f"it maps {down.shape[1]} to {up.shape[0]}, the base model has {shapes.get(module)}")
+    copies = 1
+    if shapes is not None:
+        known = shapes.get(_module(path), ())
+        fitting = [one for one in known if one[:2] == (down.shape[1], up.shape[0])]
+        copies = fitting[0][2] if fitting else 0
+        if not fitting:
+            have = " or ".join(str(one[:2]) for one in known) or "no such module"
+            problems.append(f"it maps {down.shape[1]} to {up.shape[0]}, the base model has {have}")
+    if config is not None:
+        target = _target(path, config)
+        rank = config.get("rank_pattern", {}).get(target, config["r"])
+        if target is None:
+            problems.append("it is not among the targets")
+        exact = shapes is not None or _module(path) not in _STACKS
+        if (copies and exact and down.shape[0] != rank * copies) or down.shape[0] % rank:
+            problems.append(f"its rank is {down.shape[0]}, the configuration says {rank * max(copies, 1)}")
     return problems
 
 

@@ -2,8 +2,9 @@
 
 vLLM reads PEFT's linear halves as they are. Of experts it wants one pair of halves for each expert and
 projection, under the names that transformers 4 had (``mlp.experts.3.gate_proj``): the stacked halves are cut,
-and gate and up share the down half that they were trained with. Scales are folded into the up halves, so that
-nothing hangs on how vLLM reads patterns: the written adapter has scale 1 everywhere.
+and gate and up share the down half that they were trained with. GLM's ``gate_up_proj`` is cut likewise. Scales
+are folded into the up halves, so that nothing hangs on how vLLM reads patterns: the written adapter has scale 1
+everywhere.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def for_vllm(adapter: Path, into: Path, experts: int = 0) -> int:
                 raise NotPlainLora("it is a DoRA, which vLLM does not serve; merge it into the base model")
             tensors: Tensors = {}
             for part in parts:
-                tensors.update(_stacked(part, weights) if part.parameter else _plain(part, weights))
+                tensors.update(_halves(part, weights))
             _write(into, config, parts, tensors)
     except (OSError, ValueError, NotPlainLora) as error:
         shutil.rmtree(into, ignore_errors=True)
@@ -86,6 +87,26 @@ def _write(into: Path, config: dict[str, Any], parts: tuple[Part, ...], tensors:
         "task_type": "CAUSAL_LM",
     }
     (into / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _halves(part: Part, weights: TensorFile) -> Iterator[tuple[str, tuple[str, tuple[int, ...], Any]]]:
+    if part.parameter:
+        return _stacked(part, weights)
+    return _fused(part, weights) if part.path.endswith(".gate_up_proj") else _plain(part, weights)
+
+
+def _fused(part: Part, weights: TensorFile) -> Iterator[tuple[str, tuple[str, tuple[int, ...], Any]]]:
+    """A linear module that is gate and up in one, as two."""
+    down, up = weights.places[part.down], weights.places[part.up]
+    outputs = up.shape[0] // 2
+    for half, projection in enumerate(("gate_proj", "up_proj")):
+        path = f"{part.path.removesuffix('gate_up_proj')}{projection}"
+        rows = slice(half * outputs, (half + 1) * outputs)
+        yield _name(path, "A"), (down.dtype, down.shape, lambda: weights.floats(part.down))
+        yield (
+            _name(path, "B"),
+            (up.dtype, (outputs, part.rank), lambda r=rows: _scaled(part, weights.floats(part.up)[r])),
+        )
 
 
 def _plain(part: Part, weights: TensorFile) -> Iterator[tuple[str, tuple[str, tuple[int, ...], Any]]]:

@@ -76,11 +76,6 @@ class Jobs(Repository):
         found = await self._all(Job, jobs, *mine, order=[jobs.c.created_at, jobs.c.id], limit=1)
         return found[0] if found else None
 
-    async def queued(self, limit: int = 500) -> Items[Job]:
-        """Jobs of all projects that wait for a machine, oldest first: for reconcilers."""
-        waiting = (jobs.c.phase == Phase.QUEUED, jobs.c.want == Want.RUN)
-        return await self._all(Job, jobs, *waiting, order=[jobs.c.created_at, jobs.c.id], limit=limit)
-
     async def set_want(self, project_id: str, id: str, want: Want) -> bool:
         """Say what the owner wants and have it looked at now; False if there is no such unfinished job."""
         mine = (jobs.c.project_id == project_id, jobs.c.id == id)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
+import orjson
 from sqlalchemy import ColumnElement, delete, func, or_, select
 
-from graftwork.core.nouns import Keeping, KeptRequest
+from graftwork.core.nouns import Json, Keeping, KeptRequest
 from graftwork.store.pages import Order, Page, page
 from graftwork.store.session import Items, Repository, values
 from graftwork.store.tables import keeping, kept
 
+DAY = 86_400.0
 _GROUP = 500
 """Rows deleted by one statement of the purge."""
 
@@ -137,6 +140,16 @@ class Kept(Repository):
 
     def _mine(self, project_id: str) -> tuple[ColumnElement[bool], ...]:
         return kept.c.project_id == project_id, kept.c.expires_at > self._session.now_sql()
+
+
+def packed(document: Json) -> bytes:
+    """``{"request", "answer"}`` as it is kept."""
+    return zlib.compress(orjson.dumps(document), 6)
+
+
+def unpacked(request: KeptRequest) -> Json:
+    """``{"request", "answer"}`` of a kept request."""
+    return orjson.loads(zlib.decompress(request.body))
 
 
 def _of(model: str | None) -> list[ColumnElement[bool]]:

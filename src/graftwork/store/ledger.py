@@ -191,15 +191,6 @@ class Ledger(Repository):
             for row in await self._session.rows(statement)
         ]
 
-    async def trained_since(self, kind: str, at: float) -> dict[str, int]:
-        """Trained tokens by project: settled since ``at``, or reserved and still open. For reconcilers."""
-        counted = func.sum(self._session.json_number(ledger.c.quantity, "trained_tokens"))
-        recent = or_(ledger.c.state == EntryState.OPEN, ledger.c.settled_at >= at)
-        states = (ledger.c.kind == kind, ledger.c.state != EntryState.VOID, recent)
-        statement = select(ledger.c.project_id, counted.label("tokens")).where(*states)
-        rows = await self._session.rows(statement.group_by(ledger.c.project_id))
-        return {row.project_id: int(row.tokens or 0) for row in rows}
-
     async def open_before(self, at: float, limit: int | None = None) -> Items[LedgerEntry]:
         """Reservations made before ``at`` that were never settled, oldest first: for the sweeper."""
         old = (ledger.c.state == EntryState.OPEN, ledger.c.created_at < at)

@@ -19,6 +19,10 @@ class Runs(Repository):
         """One attempt."""
         return await self._one(Run, runs, runs.c.job_id == job_id, runs.c.fence == fence)
 
+    async def of_job(self, job_id: str) -> Items[Run]:
+        """All attempts of a job, in order."""
+        return await self._all(Run, runs, runs.c.job_id == job_id, order=[runs.c.fence])
+
     async def latest(self, job_id: str) -> Run | None:
         """The attempt with the highest fence."""
         found = await self._all(Run, runs, runs.c.job_id == job_id, order=[runs.c.fence.desc()], limit=1)

@@ -166,6 +166,25 @@ jobs = Table(
     Index(None, "phase", "next_at"),
 )
 
+sweeps = Table(
+    "sweeps",
+    metadata,
+    _key("id"),
+    _text("project_id", "projects.id"),
+    _text("state"),
+    _state("want", Want),
+    _json("request"),
+    _json("trials"),
+    _time("created_at"),
+    _integer("rung"),
+    _text("best", null=True),
+    _text("message", null=True),
+    _time("finished_at", null=True),
+    *_lease(),
+    Index(None, "project_id", "created_at", "id"),
+    Index(None, "state", "next_at"),
+)
+
 job_events = Table(
     "job_events",
     metadata,

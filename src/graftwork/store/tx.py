@@ -24,10 +24,12 @@ from graftwork.store.organizations import Organizations
 from graftwork.store.placements import Placements
 from graftwork.store.prices import Prices
 from graftwork.store.projects import Projects
+from graftwork.store.queue import Queue
 from graftwork.store.runs import Runs
 from graftwork.store.session import Session
 from graftwork.store.settings import SettingsTable
 from graftwork.store.snapshot import Snapshot, read_snapshot
+from graftwork.store.sweeps import Sweeps
 from graftwork.store.versions import Versions
 from graftwork.store.weights import WeightsTable
 
@@ -44,6 +46,8 @@ class Tx:
         self.jobs = Jobs(session)
         self.job_events = JobEvents(session)
         self.runs = Runs(session)
+        self.sweeps = Sweeps(session)
+        self.queue = Queue(session)
         self.machines = Machines(session)
         self.checkpoints = Checkpoints(session)
         self.weights = WeightsTable(session)

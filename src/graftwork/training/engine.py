@@ -89,6 +89,10 @@ class Adapter:
     parts: tuple[Part, ...]
     targets: tuple[str, ...]
     """Names of the adapted linear modules, as ``adapter_config.json`` lists them."""
+    parameters: tuple[str, ...] = ()
+    """Adapted parameters that its ``target_parameters`` must name: stacked experts, and a few more."""
+    expert_rank: int | None = None
+    """Rank on each routed expert; None without any."""
 
     def tensors(self, flat: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Views of ``flat`` (default: the weights) by PEFT name."""

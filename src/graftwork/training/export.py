@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from graftwork.core.errors import TrainingError
 from graftwork.core.specs import BaseRef, LoraSpec
 from graftwork.training.engine import Adapter
+from graftwork.training.targets import parameter_config
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -30,7 +31,16 @@ def write_adapter(directory: Path, adapter: Adapter, lora: LoraSpec, base: BaseR
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in adapter.tensors().items()}
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / CONFIG).write_text(json.dumps(peft_config(adapter.targets, lora, base), indent=2) + "\n")
+    config = config_of(adapter, lora, base)
+    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def config_of(adapter: Adapter, lora: LoraSpec, base: BaseRef) -> dict[str, object]:
+    """The adapter's ``adapter_config.json``."""
+    config = peft_config(adapter.targets, lora, base)
+    if adapter.parameters:
+        config |= parameter_config(adapter.parameters, adapter.expert_rank, lora)
+    return config
 
 
 def peft_config(targets: tuple[str, ...], lora: LoraSpec, base: BaseRef) -> dict[str, object]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import Adapter, Part
+from graftwork.training.targets import Targets, expert_spread, parameter_config, unknown_target
 
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name when it saves."""
@@ -34,7 +35,7 @@ def linear_modules(model: nn.Module, head: nn.Module) -> dict[str, nn.Linear]:
 
 
 def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
-    """Last names of the modules to adapt, sorted, as ``adapter_config.json`` lists them.
+    """Last names of the linear modules to adapt, sorted: what a trainer that knows no more is told.
 
     Raises:
         InvalidRequest: ``unknown_target``, a name that ends no linear module's name.
@@ -44,19 +45,16 @@ def resolve_targets(lora: LoraSpec, modules: list[str]) -> tuple[str, ...]:
         return tuple(known)
     unknown = [target for target in lora.targets if target not in known]
     if unknown or not lora.targets:
-        raise InvalidRequest(
-            f"The base model has no linear module named {', '.join(unknown) or '(nothing)'}.",
-            fix=f"Use all-linear, or some of: {', '.join(known)}.",
-            code="unknown_target",
-            param="lora.targets",
-        )
+        raise unknown_target(unknown, known)
     return tuple(sorted(set(lora.targets)))
 
 
-def inject(model: nn.Module, name: str, lora: LoraSpec, targets: tuple[str, ...]) -> list[LoraLayer]:
-    """Add adapter ``name`` to the target modules of ``model``, in place; returns the layers that carry it."""
+def inject(model: nn.Module, name: str, lora: LoraSpec, targets: Targets) -> list[LoraLayer]:
+    """Add adapter ``name`` to the targets in ``model``, in place; returns the layers that carry it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        # PEFT looks for a pattern's target among the modules only, and misses the parameters it then serves
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         inject_adapter_in_model(lora_config(lora, targets), model, adapter_name=name)
     return layers_of(model, name)
 
@@ -66,17 +64,22 @@ def layers_of(model: nn.Module, name: str) -> list[LoraLayer]:
     return [module for module in model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
 
 
-def lora_config(lora: LoraSpec, targets: tuple[str, ...]) -> LoraConfig:
-    """PEFT's words for an adapter's shape."""
+def lora_config(lora: LoraSpec, targets: Targets) -> LoraConfig:
+    """PEFT's words for an adapter's shape. Beside parameters PEFT takes no dropout."""
+    patterns: dict[str, Any] = {}
+    if targets.parameters:
+        patterns = parameter_config(targets.parameters, targets.expert_rank, lora)
+        patterns.pop("lora_dropout")
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - PEFT says int and takes any number
-        lora_dropout=lora.dropout,
+        lora_dropout=0.0 if targets.parameters else lora.dropout,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        target_modules=list(targets),
+        target_modules=list(targets.modules),
         bias="none",
         task_type="CAUSAL_LM",
+        **patterns,
     )
 
 
@@ -90,7 +93,7 @@ def eject(model: nn.Module, name: str, layers: list[LoraLayer]) -> None:
     configs.pop(name)
 
 
-def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) -> Adapter:
+def flatten(model: nn.Module, name: str, targets: Targets, seed: int, lora: LoraSpec) -> Adapter:
     """Move adapter ``name``'s parameters into flat fp32 vectors and draw A from ``seed``; B is zero, and a
     magnitude (DoRA) is the norm that PEFT took of the base's weight.
 
@@ -108,13 +111,26 @@ def flatten(model: nn.Module, name: str, targets: tuple[str, ...], seed: int) ->
         offset += weight.numel()
     device = next(iter(model.parameters())).device
     weights = torch.zeros(offset, dtype=torch.float32, device=device)
-    adapter = Adapter(name, weights, torch.zeros_like(weights), tuple(parts), targets)
+    adapter = Adapter(
+        name,
+        weights,
+        torch.zeros_like(weights),
+        tuple(parts),
+        targets.modules,
+        targets.parameters,
+        targets.expert_rank,
+    )
+    stacked = tuple(
+        f"{PREFIX}{stack}{inner}.lora_A.weight" for stack in targets.stacks for inner in ("", ".base_layer")
+    )
     generator = torch.Generator().manual_seed(seed)
     values, slopes = adapter.tensors(), adapter.tensors(adapter.grad)
     for part, (_, module) in zip(parts, found, strict=True):
         if part.name.endswith(".lora_A.weight"):
             drawn = torch.empty(part.shape)
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            if targets.expert_rank and part.name.endswith(stacked):
+                drawn *= expert_spread(lora, targets.expert_rank)
             values[part.name].copy_(drawn)
         elif part.name.endswith(MAGNITUDE):
             values[part.name].copy_(module.weight.detach())  # pyright: ignore[reportArgumentType, reportCallIssue]

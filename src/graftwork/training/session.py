@@ -185,6 +185,11 @@ class Session:
             self._save()
             self.reporter.phase("training")
 
+    def rest(self) -> None:
+        """Until the next step: move out of the device's memory what only a step needs."""
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.park()
+
     def close(self) -> None:
         """Free the adapter; the run folder stays."""
         self.engine.remove(self.adapter)

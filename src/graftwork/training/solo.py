@@ -26,10 +26,11 @@ from graftwork.core.errors import TrainingError
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import ANSWERS, Adapter, Objective, Rows, Sums, Work, nothing_to_learn
 from graftwork.training.loading import load_model, straight_head
-from graftwork.training.lora import eject, flatten, inject, linear_modules, resolve_targets
+from graftwork.training.lora import eject, flatten, inject
 from graftwork.training.loss import cross_entropy, embedding_noise, labelled, padded, token_scores
 from graftwork.training.machine import describe, pick_device
 from graftwork.training.seeds import row_seed
+from graftwork.training.targets import Inventory
 
 T = TypeVar("T")
 _UNKNOWN = ""
@@ -50,7 +51,7 @@ class SoloEngine:
         self.head = straight_head(model, self.decoder)
         self.vocabulary = int(self.head.weight.shape[0])
         model.requires_grad_(False)
-        self._modules = list(linear_modules(self.decoder, self.head))
+        self._inventory = Inventory.of(model, self.decoder, self.head)
         self._layers: dict[str, list[LoraLayer]] = {}
         self._active: str | None = _UNKNOWN
         self._names = (f"graft{number}" for number in itertools.count())
@@ -68,10 +69,10 @@ class SoloEngine:
 
     def add(self, lora: LoraSpec, seed: int) -> Adapter:
         """See ``Engine.add``."""
-        targets = resolve_targets(lora, self._modules)
+        targets = self._inventory.targets(lora)
         name = next(self._names)
         layers = inject(self.model, name, lora, targets)
-        adapter = flatten(self.model, name, targets, seed)
+        adapter = flatten(self.model, name, targets, seed, lora)
         self._layers[name] = layers
         self._active = _UNKNOWN  # PEFT makes a new adapter active
         set_dropout(layers, name, on=False)

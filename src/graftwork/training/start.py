@@ -16,7 +16,7 @@ from graftwork.runs import layout
 from graftwork.runs.reader import RunReader
 from graftwork.training.checkpoints import pour
 from graftwork.training.engine import Adapter
-from graftwork.training.export import CONFIG, WEIGHTS, peft_config
+from graftwork.training.export import CONFIG, WEIGHTS, config_of
 
 
 def begin_from(reader: RunReader, spec: RunSpec, adapter: Adapter) -> None:
@@ -30,8 +30,16 @@ def begin_from(reader: RunReader, spec: RunSpec, adapter: Adapter) -> None:
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         reader.fetch(layout.START, spec.start.files, Path(folder))
         config, tensors = read_adapter(Path(folder))
-    wanted = peft_config(adapter.targets, spec.lora, spec.base)
-    for key in ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora"):
+    wanted = config_of(adapter, spec.lora, spec.base)
+    for key in (
+        "r",
+        "lora_alpha",
+        "target_modules",
+        "use_rslora",
+        "use_dora",
+        "target_parameters",
+        "rank_pattern",
+    ):
         if _plain(config.get(key)) != _plain(wanted.get(key)):
             raise mismatch(spec.start.model, key, config.get(key), wanted.get(key), spec.lora)
     try:

@@ -101,16 +101,15 @@ class Trainer:
         self._open = open_attempt
         self._base: tuple[BaseRef, Engine, Renderer] | None = None
         self._limit: int | None = None
+        self._park = False
 
     def join(self, uri: str) -> None:
         """Take a run in: open its folder, load the base model if it is the first, resume or start it."""
-        try:
-            attempt = self._open(uri, self._clocks, self._stop)
-            done = attempt.reader.result(attempt.fence)
-        except (GraftworkError, OSError) as error:
-            say(f"{uri}: {error}")  # a folder that cannot be read takes no result
-            self.platform_failed = True
-            return
+        self._contained([], lambda: self._join(uri), uri)  # a folder that cannot be read takes no result
+
+    def _join(self, uri: str) -> None:
+        attempt = self._open(uri, self._clocks, self._stop)
+        done = attempt.reader.result(attempt.fence)
         if done is not None:
             say(f"{uri}: attempt {attempt.fence} has already ended: {done.outcome}.")
             self.platform_failed |= done.error is not None and done.error.kind == "platform"
@@ -140,10 +139,11 @@ class Trainer:
         if not self._stop.raised:
             for uri in assignments.news():
                 self.join(uri)
-        self._limit = assignments.tokens_per_pass
+        self._limit, self._park = assignments.tokens_per_pass, assignments.park
 
     def turn(self) -> None:
         """One step of every session."""
+        self._part()
         for session in self.sessions:
             others = sum(other.saving for other in self.sessions if other is not session)
             self._contained([session.attempt], lambda: session.obey(others))  # noqa: B023 - called at once
@@ -153,6 +153,8 @@ class Trainer:
             outcomes = forward_backward(self._base[1], list(work.values()), self._limit)
             for session, outcome in zip(work, outcomes, strict=True):
                 self._contained([session.attempt], lambda: finish(session, outcome))  # noqa: B023
+                if self._park and not session.attempt.ended:
+                    session.rest()
         self._part()
 
     def _begin(self, attempt: Attempt) -> None:
@@ -190,15 +192,21 @@ class Trainer:
     def _part(self) -> None:
         for session in [session for session in self.sessions if session.attempt.ended]:
             self.sessions.remove(session)
-            session.close()
+            self._contained([], session.close, session.attempt.uri)
 
-    def _contained(self, attempts: Sequence[Attempt], act: Callable[[], object]) -> None:
-        """Run ``act``; what it raises ends these attempts and no others."""
+    def _contained(self, attempts: Sequence[Attempt], act: Callable[[], object], uri: str = "") -> None:
+        """Run ``act``; what it raises ends these attempts and no others.
+
+        Where there is no attempt to end, it is told of ``uri``: nothing of one run may end the trainer.
+        """
         try:
             act()
         except Exception as error:
             for attempt in attempts:
                 self._fail(attempt, error)
+            if not attempts:
+                say(f"{uri}: {error}")
+                self.platform_failed = True
 
     def _fail(self, attempt: Attempt, error: Exception) -> None:
         """End an attempt with its error as the result, unless it is another process's to end."""

@@ -21,8 +21,10 @@ from graftwork.control.services.dataset_tools import DatasetTools
 from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core import ids
 from graftwork.core.clock import SystemClock
 from graftwork.core.errors import NotFound
@@ -104,12 +106,16 @@ class Validator:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
-    async def validate(self, project_id, data, *, base, validation, max_length):
+    async def base_of(self, project_id, model):
+        return model
+
+    async def validate(self, project_id, data, *, base, validation, max_length, method):
+        assert method == "sft"
         self.asked.append((data.content, data.filename, base, validation, max_length))
         report = SimpleNamespace(to_json=lambda: {"ok": True, "rows": 1})
         return report, report if validation else None
 
-    async def estimate(self, report, other, *, base):
+    async def estimate(self, report, other, *, base, method):
         return {"steps": 1}
 
 
@@ -133,6 +139,7 @@ class Platform:
     artifacts: Artifacts
     files: FilesService
     jobs: JobsService
+    sweeps: SweepsService
     adapters: AdaptersService
     exports: ExportsService
     models: ModelsService
@@ -140,6 +147,7 @@ class Platform:
     billing: BillingService
     datasets: Validator
     dataset_tools: DatasetTools
+    kept: KeptService
     engine: FakeEngine
 
     async def doctor(self) -> list[dict[str, Any]]:
@@ -348,6 +356,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         artifacts=artifacts,
         files=files,
         jobs=JobsService(store, bases, clock, bell),
+        sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, PushTokens()),
         models=ModelsService(store, bases, clock, bell),
@@ -355,6 +364,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         billing=BillingService(store),
         datasets=Validator(),
         dataset_tools=DatasetTools(files, artifacts, bases),
+        kept=KeptService(store, files),
         engine=FakeEngine(),
     )
 

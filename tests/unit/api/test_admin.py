@@ -250,6 +250,12 @@ async def test_the_installation(world):
     [model] = (await world.call(tenant, "GET", "/api/models")).json()["data"]
     assert model["prices"] == {"train": 100_000, "input": 20_000, "output": 40_000}
     assert (model["name"], model["context"]) == ("seedling", 512)
+    sheet = (await world.call(tenant, "GET", "/api/models/seedling")).json()
+    assert {**sheet, **model} == sheet
+    assert sheet["targets"]["attention"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert sheet["serving"] == {"embedded": "", "vllm": ""}
+    assert {row["method"] for row in sheet["memory"]} == {"sft", "dpo", "orpo", "kto", "cpt"}
+    assert (await world.call(tenant, "GET", "/api/models/no/model")).status_code == 404
     document = (await world.call(None, "GET", "/openapi.json")).json()
     assert "/api/adapters/{name}/promote" in document["paths"]
 

@@ -53,7 +53,7 @@ async def test_unknown_paths_and_methods(world):
             "graftwork.optimiser",
         ),
         (
-            b'{"model": "m", "training_file": "f", "method": {"type": "dpo"}}',
+            b'{"model": "m", "training_file": "f", "method": {"type": "reinforcement"}}',
             "method_unsupported",
             "method.type",
         ),

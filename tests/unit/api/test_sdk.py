@@ -88,6 +88,36 @@ async def test_a_job_from_creation_to_an_answer(world):
     assert chunks[-1].usage.model_dump() == answer.usage.model_dump()
 
 
+async def test_a_dpo_job_reads_as_openais(world):
+    tenant = await world.tenant()
+    client = world.sdk(tenant)
+    file = await world.upload(tenant)
+    asked = {"beta": 0.2, "n_epochs": 2}
+    job = await client.fine_tuning.jobs.create(
+        model="seedling", training_file=file, method={"type": "dpo", "dpo": {"hyperparameters": asked}}
+    )
+    raw = (await world.call(tenant, "GET", f"/v1/fine_tuning/jobs/{job.id}")).json()
+    wanted = {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": "auto", "beta": 0.2}
+    assert raw["method"] == {"type": "dpo", "dpo": {"hyperparameters": wanted}}
+    assert raw["hyperparameters"] is None, "as OpenAI's own example of a DPO job has it"
+    assert job.method.dpo.hyperparameters.beta == 0.2
+    assert (raw["graftwork"]["method"], raw["graftwork"]["trainer"]) == ("dpo", "native")
+    auto = await client.fine_tuning.jobs.create(model="seedling", training_file=file, method={"type": "dpo"})
+    assert auto.method.dpo.hyperparameters.beta == "auto"
+
+
+@pytest.mark.parametrize(("method", "trainer"), [("orpo", "trl"), ("kto", "trl"), ("cpt", "native")])
+async def test_methods_that_openai_has_no_word_for(world, method, trainer):
+    tenant = await world.tenant()
+    file = await world.upload(tenant)
+    job = await world.sdk(tenant).fine_tuning.jobs.create(
+        model="seedling", training_file=file, extra_body={"graftwork": {"method": method}}
+    )
+    raw = (await world.call(tenant, "GET", f"/v1/fine_tuning/jobs/{job.id}")).json()
+    assert (raw["graftwork"]["method"], raw["graftwork"]["trainer"]) == (method, trainer)
+    assert raw["method"]["type"] == "supervised"
+
+
 async def test_jobs_and_events_in_pages(world):
     tenant = await world.tenant()
     client = world.sdk(tenant)

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from graftwork.core import ids
+from graftwork.core.nouns import KeptRequest
 from graftwork.gateway.requests import ROUTES
+from graftwork.store.kept import packed
 
 PUBLIC = {("GET", "/openapi.json"), ("HEAD", "/openapi.json"), ("GET", "/api/health")}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -29,12 +32,14 @@ class Owned:
     old: str
     """A version's model that no alias points at."""
     key: str
+    kept: str
+    """A request that was kept."""
     export: str
     """A finished export with one file, ``a.gguf``."""
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key", "export")
+        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key", "kept", "export")
         self.names = {name: str(vars(self)[name]) for name in ours}
 
 
@@ -108,10 +113,24 @@ ROWS: dict[tuple[str, str], Row] = {
     ("POST", "/api/datasets/dedup"): Row(404, options=body(lambda o: {"file": o.file})),
     ("POST", "/api/datasets/mix"): Row(404, options=body(lambda o: {"sources": [{"file": o.file}]})),
     ("POST", "/api/datasets/diff"): Row(404, options=body(lambda o: {"before": o.file, "after": o.file})),
+    ("GET", "/api/kept"): Row(200),
+    ("PUT", "/api/kept"): Row(200, options=body(lambda o: {"mode": "all"})),
+    ("DELETE", "/api/kept"): Row(200),
+    ("POST", "/api/datasets/from-logs"): Row(200, options=body(lambda o: {})),
+    ("GET", "/v1/chat/completions"): Row(200),
+    ("GET", "/v1/chat/completions/{completion_id}"): Row(404, "/v1/chat/completions/{kept}"),
+    ("GET", "/v1/chat/completions/{completion_id}/messages"): Row(
+        404, "/v1/chat/completions/{kept}/messages"
+    ),
+    ("POST", "/v1/chat/completions/{completion_id}"): Row(
+        404, "/v1/chat/completions/{kept}", body(lambda o: {"metadata": {"a": "b"}})
+    ),
+    ("DELETE", "/v1/chat/completions/{completion_id}"): Row(404, "/v1/chat/completions/{kept}"),
     ("GET", "/api/jobs/{job_id}/watch"): Row(404, "/api/jobs/{done}/watch"),
     ("GET", "/api/jobs/{job_id}/logs"): Row(404, "/api/jobs/{done}/logs"),
     ("GET", "/api/doctor"): Row(200),
     ("GET", "/api/models"): Row(200),
+    ("GET", "/api/models/{name:path}"): Row(200, "/api/models/seedling"),
 }
 
 
@@ -126,8 +145,21 @@ async def owned(world, tenant) -> Owned:
     file = (await world.platform.jobs.get(tenant.project, done)).job.training_file
     key = await world.platform.keys.create(tenant.project, name="spare")
     spare = await world.upload(tenant)
+    kept = a_request(tenant.project)
+    async with world.store.begin() as tx:
+        await tx.kept.add([kept])
     export = await world.export(tenant)
-    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id, export)
+    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id, kept.id, export)
+
+
+def a_request(project, **fields) -> KeptRequest:
+    messages = [{"role": "user", "content": "hi"}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": "there"}, "finish_reason": "stop"}
+    body = packed({"request": {"messages": messages}, "answer": {"choices": [choice]}})
+    given = {"id": ids.new_id("chatcmpl-"), "project_id": project, "model": "support", "base": "seedling"}
+    given |= {"adapter": "support", "version": "support@1", "name": "ft:x", "metadata": None}
+    given |= {"bytes": len(body), "body": body, "created_at": 1000.0, "expires_at": 1e12}
+    return KeptRequest(**{**given, **fields})
 
 
 def routes(world) -> set[tuple[str, str]]:

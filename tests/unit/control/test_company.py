@@ -218,6 +218,29 @@ async def test_who_brings_a_machine_down_twice_does_it_alone(company: House):
     await settled_exactly(company, done)
 
 
+async def test_a_project_that_was_given_less_is_made_room_for(company: House):
+    company.limits = Limits(company=2, patience=5)
+    company.boot()
+    greedy, small = company.project, await other_project(company)
+    first = [await create(company, greedy, hyperparameters={"n_epochs": 6}) for _ in range(2)]
+    for job in first:
+        company.scripts[job.id] = Script(steps=40)
+    await until(company, first, Phase.TRAINING)
+    late = await create(company, small, hyperparameters={"n_epochs": 1})
+    [late] = await until(company, [late], Phase.DONE)
+    now = [await job_of(company, job) for job in first]
+    assert sorted(job.fence for job in now)[0] == 1, "one of the two was left alone"
+    done = await until(company, first, turns=200)
+    assert [job.phase for job in done] == [Phase.DONE] * 2
+    assert sorted(job.fence for job in done) == [1, 2]
+    assert [job.trained_tokens for job in done] == [40 * TOKENS] * 2
+    bumped = max(done, key=lambda job: job.fence)
+    assert "it makes room for another project's run" in await log(company, bumped)
+    assert bumped.losses == 0
+    assert len(company.cloud.machines) == 1
+    await settled_exactly(company, [*done, late])
+
+
 @pytest.mark.parametrize("every", [3, 7])
 async def test_killed_again_and_again_a_company_ends_the_same(both: House, every: int):
     both.limits = Limits()

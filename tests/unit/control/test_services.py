@@ -24,7 +24,21 @@ def request(**fields: Any) -> JobRequest:
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
-        ({"method": "dpo"}, "method_unsupported", "method.type"),
+        ({"method": "sorcery"}, "method_unsupported", "method.type"),
+        ({"method": "dpo", "options": {"method": "kto"}}, "method_conflict", "graftwork.method"),
+        ({"method": "dpo", "hyperparameters": {"beta": 3}}, "invalid_request", "hyperparameters.beta"),
+        ({"options": {"method": "ppo"}}, "invalid_request", "graftwork.method"),
+        (
+            {"options": {"method": "orpo", "trainer": "native"}},
+            "method_needs_trainer",
+            "graftwork.trainer",
+        ),
+        (
+            {"method": "dpo", "options": {"trainer": "trl", "preference": {"label_smoothing": 0.1}}},
+            "option_unsupported",
+            "graftwork.preference.label_smoothing",
+        ),
+        ({"options": {"lora": {"dora": True}}}, "dora_not_served", "graftwork.lora.dora"),
         ({"method": "reinforcement"}, "method_unsupported", "method.type"),
         ({"suffix": ""}, "invalid_request", "suffix"),
         ({"suffix": "x" * 65}, "invalid_request", "suffix"),

@@ -68,3 +68,29 @@ def test_the_script_makes_the_same_files(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.glob("*.jsonl")}
+
+
+def preferences(part: str) -> list[dict]:
+    """The rows of the preference set."""
+    lines = (FOLDER / f"manners.{part}.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_preferences_are_enough_and_no_question_is_in_both_files() -> None:
+    train, valid = preferences("train"), preferences("valid")
+    assert len(train) >= 300 and len(valid) >= 60
+    asked = [row["input"]["messages"][1]["content"] for row in train + valid]
+    assert len(set(asked)) == len(asked)
+    for row in train + valid:
+        kind, curt = row["preferred_output"][0]["content"], row["non_preferred_output"][0]["content"]
+        assert kind != curt
+        assert abs(len(kind) - len(curt)) < 60
+
+
+def test_neither_tone_is_told_by_its_length() -> None:
+    rows = preferences("train")
+    longer = sum(
+        len(row["preferred_output"][0]["content"]) > len(row["non_preferred_output"][0]["content"])
+        for row in rows
+    )
+    assert 0.3 < longer / len(rows) < 0.7

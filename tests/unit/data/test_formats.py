@@ -353,6 +353,6 @@ def test_long_texts_are_cut_into_windows_that_lose_no_token(renderer):
     assert sum(piece.labelled for piece in pieces) == encoded.labelled
     told = [piece.tokens if not at else piece.tokens[1:] for at, piece in enumerate(pieces)]
     assert [token for piece in told for token in piece] == encoded.tokens
-    size = measure([{"text": " ".join(["word"] * 40)}], renderer, 16, whole=True)
+    size = measure([{"text": " ".join(["word"] * 40)}], renderer, 16, method="cpt")
     assert (size.rows, size.labelled) == (len(pieces), encoded.labelled)
     assert windows(encoded, len(encoded.tokens)) == [encoded]

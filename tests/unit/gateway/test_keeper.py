@@ -5,8 +5,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from graftwork.core.nouns import Keeping
-from graftwork.gateway.keeper import WAITING, Keeper, Wanted, joined, keeps, unpacked
+from graftwork.gateway.keeper import WAITING, Keeper, Wanted, joined, keeps
 from graftwork.gateway.redaction import redact_all, redacted
+from graftwork.store.kept import unpacked
 
 SECRET = "Call +49 170 1234567 or mail jane.doe@example.org"
 

@@ -65,10 +65,10 @@ def test_known_models_need_what_is_published_of_them(of, quantization, low, high
 
 
 def test_full_rank_on_every_expert_is_what_was_counted_for_it():
-    # docs of the method: rank 16 on all experts of 30B-A3B is about 830 M weights, 13 GB with Adam
-    lora = LoraSpec(rank=16, expert_rank=16, targets=("gate_proj", "up_proj", "down_proj"))
+    # gate and up are one stack, so rank 16 on all experts of 30B-A3B is 629 M weights, 10 GB with Adam
+    lora = LoraSpec(rank=16, expert_rank=16, targets=("experts",))
     load = Load(lora=lora, tokens=0, labelled=0)
-    assert profile(MIXTURE30B, [load], device="gpu")["adapter"] == pytest.approx(13e9, rel=0.05)
+    assert profile(MIXTURE30B, [load], device="gpu")["adapter"] == pytest.approx(10.07e9, rel=0.01)
     less = Load(lora=LoraSpec(rank=16), tokens=0, labelled=0)
     assert profile(MIXTURE30B, [less], device="gpu")["adapter"] < 2.2 * GB
 

@@ -14,7 +14,7 @@ from graftwork.registry import check_adapter, require_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model.model.layers.0."
-SHAPES = {"q_proj": (16, 12), "down_proj": (24, 16)}
+SHAPES = {"q_proj": ((16, 12, 1),), "down_proj": ((24, 16, 1),)}
 
 
 def a_config(**fields) -> dict:
@@ -36,7 +36,7 @@ def a_config(**fields) -> dict:
 def tensors(dtype=np.float32, **changes) -> dict[str, np.ndarray]:
     made = {}
     for module, path in (("q_proj", "self_attn.q_proj"), ("down_proj", "mlp.down_proj")):
-        inputs, outputs = SHAPES[module]
+        inputs, outputs, _ = SHAPES[module][0]
         made[f"{PREFIX}{path}.lora_A.weight"] = np.full((4, inputs), 0.5, dtype)
         made[f"{PREFIX}{path}.lora_B.weight"] = np.full((outputs, 4), -0.25, dtype)
     return {**made, **{PREFIX + name: value for name, value in changes.items()}}
@@ -124,9 +124,9 @@ def test_tensors_that_are_no_lora_weights_are_refused(changes: dict, code: str):
 
 
 def test_shapes_must_fit_the_base_and_the_configuration():
-    wrong_base = {**SHAPES, "q_proj": (16, 13)}
+    wrong_base = {**SHAPES, "q_proj": ((16, 13, 1),)}
     assert "the base model has (16, 13)" in check_adapter(files(), shapes=wrong_base)[0].message
-    assert codes(check_adapter(files(), shapes={"q_proj": (16, 12)})) == {"tensor_shape"}
+    assert codes(check_adapter(files(), shapes={"q_proj": ((16, 12, 1),)})) == {"tensor_shape"}
     assert codes(check_adapter(files(a_config(r=8)))) == {"tensor_shape"}
     assert codes(check_adapter(files(a_config(target_modules=["q_proj"])))) == {"tensor_shape"}
     assert codes(check_adapter(files(a_config(target_modules=["q_proj", "down_proj", "k_proj"])))) == {
@@ -219,3 +219,62 @@ def test_all_problems_come_in_one_error():
         "config_value",
         "config_value",
     ]
+
+
+def an_expert_adapter(rank=2, experts=3, **config):
+    """Attention at rank 4, a shared expert and three routed experts, as PEFT writes ``target_parameters``."""
+    stacks = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+    fields = {
+        "target_modules": ["q_proj"],
+        "target_parameters": [*stacks, "mlp.shared_expert.up_proj.weight"],
+        "rank_pattern": dict.fromkeys(stacks, rank),
+        "alpha_pattern": dict.fromkeys(stacks, 8),
+        **config,
+    }
+    many = rank * experts
+    weights = {
+        f"{PREFIX}{path}.lora_{half}.weight": np.full(shape, 0.5, np.float32)
+        for path, half, shape in (
+            ("self_attn.q_proj", "A", (4, 16)),
+            ("self_attn.q_proj", "B", (12, 4)),
+            ("mlp.shared_expert.up_proj", "A", (4, 16)),
+            ("mlp.shared_expert.up_proj", "B", (10, 4)),
+            ("mlp.experts.base_layer", "A", (many, 16)),
+            ("mlp.experts.base_layer", "B", (20, many)),
+            ("mlp.experts", "A", (many, 10)),
+            ("mlp.experts", "B", (16, many)),
+        )
+    }
+    return files(a_config(**fields), weights)
+
+
+MIXTURE = {
+    "q_proj": ((16, 12, 1),),
+    "up_proj": ((16, 24, 1), (16, 10, 1)),
+    "experts.base_layer": ((16, 20, 3),),
+    "experts": ((10, 16, 3),),
+}
+
+
+def test_experts_are_checked_as_stacks_at_their_own_rank():
+    assert check_adapter(an_expert_adapter(), shapes=MIXTURE) == []
+    assert check_adapter(an_expert_adapter()) == []
+    more = {**MIXTURE, "experts": ((10, 16, 5),)}
+    assert codes(check_adapter(an_expert_adapter(), shapes=more)) == {"tensor_shape"}
+    assert codes(check_adapter(an_expert_adapter(rank_pattern={}), shapes=MIXTURE)) == {"tensor_shape"}
+    only = an_expert_adapter(target_parameters=["mlp.experts.down_proj", "mlp.shared_expert.up_proj.weight"])
+    assert codes(check_adapter(only, shapes=MIXTURE)) == {"tensor_shape"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_parameters": ["../up"]},
+        {"rank_pattern": {".*": 2}},
+        {"rank_pattern": {"mlp.experts.down_proj": 0}},
+        {"alpha_pattern": {"mlp.experts.down_proj": -1}},
+        {"target_parameters": "mlp.experts.down_proj"},
+    ],
+)
+def test_strange_patterns_are_refused(fields):
+    assert "config_value" in codes(check_adapter(an_expert_adapter(**fields)))

@@ -53,6 +53,16 @@ def test_experts_are_cut_out_of_their_stacks_with_the_scale_folded_in(tmp_path: 
     }
 
 
+def test_gate_and_up_in_one_become_two(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "glm4")
+    made = make_random_adapter(tmp_path / "adapter", base, modules=("gate_up_proj",), alpha=4)
+    for_vllm(made, tmp_path / "out")
+    old = load_file(made / "adapter_model.safetensors")
+    new = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    both = [_delta(new, f"model.layers.0.mlp.{name}") for name in ("gate_proj", "up_proj")]
+    torch.testing.assert_close(torch.cat(both), _delta(old, "model.layers.0.mlp.gate_up_proj"))
+
+
 def test_what_vllm_does_not_serve_is_refused(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base")
     dora = make_random_adapter(tmp_path / "dora", base, modules=("q_proj",), use_dora=True)

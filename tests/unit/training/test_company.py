@@ -153,3 +153,25 @@ def test_a_signal_ends_everybody_and_takes_nobody_in(tmp_path: Path, engine: Any
     result = RunReader(LocalTransport(Path(first))).result(1)
     assert result is not None and (result.outcome, result.reason) == (Outcome.PAUSED, "signal")
     assert RunReader(LocalTransport(Path(second))).result(1) is None
+
+
+def test_a_folder_that_is_not_one_and_an_engine_that_cannot_forget_end_nobody_else(
+    tmp_path: Path, engine: Any, renderer: Any
+):
+    first, second = (make_run(tmp_path / f"run{n}", make_rows(8, seed=n), seed=n) for n in range(2))
+    company = Company(engine, renderer)
+    company.join(first)
+    company.turn()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "spec.json").write_text("{}")
+    company.trainer.join(f"{broken}#1")
+    company.trainer.join("s3://nowhere/run#1")
+    company.trainer.join(f"{first}#x")
+    assert company.trainer.platform_failed
+    company.join(second)
+    company.session(second).close = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+    company.finish()
+    for run in (first, second):
+        result = RunReader(LocalTransport(Path(run))).result(1)
+        assert result is not None and result.outcome is Outcome.SUCCEEDED

@@ -76,3 +76,25 @@ def test_lora_plus_is_adamw_with_two_rates():
         adamw.step()
     for parameter, tensor in zip(theirs, adapter.tensors().values(), strict=True):
         assert torch.allclose(parameter, tensor, atol=1e-6)
+
+
+@pytest.mark.parametrize("lora_plus", [None, 4.0])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_moments_that_rest_elsewhere_between_steps_change_nothing(device: str, lora_plus: float | None):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    ends = []
+    for parks in (False, True):
+        made = make_adapter()
+        adapter = Adapter(made.name, made.weights.to(device), made.grad.to(device), made.parts, made.targets)
+        optimizer = Optimizer(adapter, 0.1, 1.0, lora_plus)
+        for step in range(4):
+            adapter.grad.copy_(gradients(step))
+            optimizer.gradient_norm()
+            optimizer.step(0.01)
+            if parks:
+                optimizer.park()
+                moments = [value for name, value in optimizer.state().items() if name != "step"]
+                assert {value.device.type for value in moments} == {"cpu"}
+        ends.append(adapter.weights.cpu())
+    assert torch.equal(*ends)

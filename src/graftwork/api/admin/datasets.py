@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request
 from starlette.datastructures import FormData, UploadFile
@@ -13,6 +13,7 @@ from graftwork.api.wire.files import file_wire
 from graftwork.control.services.dataset_tools import Made
 from graftwork.control.services.datasets import Upload
 from graftwork.core.errors import InvalidRequest
+from graftwork.core.specs import Method
 from graftwork.data.near import THRESHOLD
 from graftwork.data.workbench import Named
 
@@ -32,12 +33,24 @@ _BODY = {
                         "file": {"type": "string", "format": "binary"},
                         "validation": {"type": "string", "format": "binary"},
                         "model": {"type": "string"},
+                        "method": {"type": "string", "enum": list(get_args(Method))},
                     },
                 }
             },
         },
     }
 }
+
+
+def _method(name: str) -> Method:
+    found = next((method for method in get_args(Method) if method == name), None)
+    if found is None:
+        raise InvalidRequest(
+            f"There is no method {name[:40]!r}.",
+            fix=f"Use one of {', '.join(get_args(Method))}.",
+            param="method",
+        )
+    return found
 
 
 @router.post("/check", openapi_extra=_BODY)
@@ -48,28 +61,32 @@ async def check_dataset(
     model: str = "seedling",
     filename: str | None = None,
     max_length: Annotated[int | None, Query(ge=8)] = None,
+    method: Method = "sft",
 ) -> Json:
-    """Check a data set against a base model's tokenizer and template; nothing is stored.
+    """Check a data set for a method against a base model's tokenizer and template; nothing is stored.
 
-    The bytes are the body, or ``file`` of a multipart form, which may also hold ``validation`` and
-    ``model``. The answer is the report, with the validation set's own report under ``validation``.
+    The bytes are the body, or ``file`` of a multipart form, which may also hold ``validation``,
+    ``model`` and ``method``. The answer is the report, with the validation set's own under ``validation``.
     """
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form(max_files=2, max_fields=8) as form:
             data, validation = await _upload(form, "file"), await _upload(form, "validation")
             named = form.get("model")
+            meant = form.get("method")
         model = named if isinstance(named, str) else model
+        method = _method(meant) if isinstance(meant, str) else method
     else:
         data, validation = Upload(await request.body(), filename), None
     if data is None:
         raise _no_file()
+    model = await platform.datasets.base_of(caller.project_id, model)
     report, other = await platform.datasets.validate(
-        caller.project_id, data, base=model, validation=validation, max_length=max_length
+        caller.project_id, data, base=model, validation=validation, max_length=max_length, method=method
     )
     return {
         **report.to_json(),
         "validation": None if other is None else other.to_json(),
-        "estimate": await platform.datasets.estimate(report, other, base=model),
+        "estimate": await platform.datasets.estimate(report, other, base=model, method=method),
     }
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from graftwork import __version__
 from graftwork.api.auth import Caller, OnPlatform
 from graftwork.api.wire.base import List, Wire
-from graftwork.api.wire.models import CatalogueModel, catalogue_wire
+from graftwork.api.wire.models import CatalogueModel, ModelSheet, catalogue_wire, sheet_wire
 
 router = APIRouter(prefix="/api", tags=["system"])
 
@@ -37,3 +37,9 @@ async def doctor(_: Caller, platform: OnPlatform) -> dict[str, list[dict[str, An
 async def catalogue(_: Caller, platform: OnPlatform) -> List[CatalogueModel]:
     """Base models that can be trained and served, with prices."""
     return List(data=[catalogue_wire(entry) for entry in platform.bases.list()])
+
+
+@router.get("/models/{name:path}")
+async def model(name: str, _: Caller, platform: OnPlatform) -> ModelSheet:
+    """All that is known of one base model: shape, LoRA targets, engines, memory by method."""
+    return sheet_wire(await platform.bases.get(name))

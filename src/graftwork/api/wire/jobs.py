@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from graftwork.api.wire.base import TolerantBody, Wire, seconds
+from graftwork.control.plan import options_of
 from graftwork.control.services.logs import LogText
+from graftwork.control.services.methods import trainer_of
 from graftwork.control.services.requests import JobRequest
 from graftwork.control.views import CheckpointView, JobView
 from graftwork.core.money import dollars
@@ -49,7 +51,9 @@ class CreateJob(TolerantBody):
     def request(self) -> JobRequest:
         """What the jobs service takes."""
         method = self.method
-        part = None if method is None else method.supervised
+        part = None
+        if method is not None:
+            part = method.dpo if method.type == "dpo" else method.supervised
         asked = part.hyperparameters if part is not None else None
         options = None
         if self.graftwork is not None:
@@ -60,7 +64,7 @@ class CreateJob(TolerantBody):
             validation_file=self.validation_file,
             suffix=self.suffix,
             seed=self.seed,
-            method="supervised" if method is None else method.type,
+            method=None if method is None else method.type,
             hyperparameters=self.hyperparameters if asked is None else asked,
             options=options,
             metadata=self.metadata,
@@ -85,17 +89,36 @@ class Hyperparameters(Wire):
     learning_rate_multiplier: float | Literal["auto"]
 
 
+class DpoHyperparameters(Hyperparameters):
+    """As planned, or as asked before the plan."""
+
+    beta: float | Literal["auto"]
+
+
 class Supervised(Wire):
     """The supervised method's settings."""
 
     hyperparameters: Hyperparameters
 
 
-class Method(Wire):
-    """How the job is trained."""
+class Dpo(Wire):
+    """DPO's settings."""
+
+    hyperparameters: DpoHyperparameters
+
+
+class SupervisedMethod(Wire):
+    """How the job is trained: supervised, or by a method of ours that ``graftwork`` names."""
 
     type: Literal["supervised"] = "supervised"
     supervised: Supervised
+
+
+class DpoMethod(Wire):
+    """How the job is trained: by direct preference optimization."""
+
+    type: Literal["dpo"] = "dpo"
+    dpo: Dpo
 
 
 class JobExtras(Wire):
@@ -103,6 +126,10 @@ class JobExtras(Wire):
 
     phase: str
     adapter: str
+    method: str
+    trainer: str
+    started_from: str | None
+    """The version or checkpoint that the run began with."""
     version: int | None
     gate: Json | None
     progress: Json
@@ -120,10 +147,11 @@ class FineTuningJob(Wire):
     estimated_finish: int | None
     fine_tuned_model: str | None
     finished_at: int | None
-    hyperparameters: Hyperparameters
+    hyperparameters: Hyperparameters | None
+    """Of a supervised job, as at OpenAI; else null, and under ``method``."""
     integrations: list[Json] | None
     metadata: dict[str, str] | None
-    method: Method
+    method: SupervisedMethod | DpoMethod
     model: str
     organization_id: str
     result_files: list[str]
@@ -183,7 +211,7 @@ class Log(Wire):
 def job_wire(view: JobView) -> FineTuningJob:
     """A job as OpenAI writes it."""
     job = view.job
-    hyperparameters = Hyperparameters.model_validate(view.hyperparameters)
+    method = _method(view)
     return FineTuningJob(
         id=job.id,
         created_at=int(job.created_at),
@@ -191,11 +219,11 @@ def job_wire(view: JobView) -> FineTuningJob:
         estimated_finish=seconds(job.estimated_finish) if view.status == "running" else None,
         fine_tuned_model=job.fine_tuned_model if view.status == "succeeded" else None,
         finished_at=seconds(job.finished_at),
-        hyperparameters=hyperparameters,
+        hyperparameters=method.supervised.hyperparameters if isinstance(method, SupervisedMethod) else None,
         integrations=job.integrations,
         metadata=job.metadata,
-        method=Method(supervised=Supervised(hyperparameters=hyperparameters)),
-        model=job.base,
+        method=method,
+        model=(job.asked.get("start") or {}).get("asked", job.base),
         organization_id=view.organization,
         result_files=list(job.result_files),
         seed=job.seed,
@@ -206,6 +234,13 @@ def job_wire(view: JobView) -> FineTuningJob:
         user_provided_suffix=job.suffix,
         graftwork=_extras(view),
     )
+
+
+def _method(view: JobView) -> SupervisedMethod | DpoMethod:
+    if options_of(view.job).method == "dpo":
+        return DpoMethod(dpo=Dpo(hyperparameters=DpoHyperparameters.model_validate(view.hyperparameters)))
+    asked = Hyperparameters.model_validate(view.hyperparameters)
+    return SupervisedMethod(supervised=Supervised(hyperparameters=asked))
 
 
 def event_wire(event: JobEvent) -> Event:
@@ -280,6 +315,9 @@ def _extras(view: JobView) -> JobExtras:
     return JobExtras(
         phase=str(job.phase),
         adapter=view.adapter,
+        method=options_of(job).method or "sft",
+        trainer=trainer_of(options_of(job)),
+        started_from=(job.asked.get("start") or {}).get("model"),
         version=None if view.version is None else view.version.number,
         gate=gate_wire(view.evaluation),
         progress=progress_wire(view),

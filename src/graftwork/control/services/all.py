@@ -14,9 +14,11 @@ from graftwork.control.services.datasets import DatasetsService
 from graftwork.control.services.exports import ExportsService, PushTokens
 from graftwork.control.services.files import FilesService
 from graftwork.control.services.jobs import JobsService
+from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
 from graftwork.control.services.projects import ProjectsService
+from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
 from graftwork.store import Store
 
@@ -30,8 +32,10 @@ class Services:
     files: FilesService
     datasets: DatasetsService
     dataset_tools: DatasetTools
+    kept: KeptService
     jobs: JobsService
     adapters: AdaptersService
+    sweeps: SweepsService
     exports: ExportsService
     models: ModelsService
     billing: BillingService
@@ -54,7 +58,9 @@ def build_services(
         files=files,
         datasets=DatasetsService(store, artifacts, bases),
         dataset_tools=DatasetTools(files, artifacts, bases),
+        kept=KeptService(store, files),
         jobs=JobsService(store, bases, clock, bell),
+        sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, tokens or PushTokens()),
         models=ModelsService(store, bases, clock, bell),

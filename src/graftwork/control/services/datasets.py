@@ -9,10 +9,11 @@ from graftwork.artifacts import Artifacts
 from graftwork.billing import current_prices
 from graftwork.control.bases import Bases
 from graftwork.control.services.files import no_file
-from graftwork.core.errors import InvalidRequest
+from graftwork.control.services.models import find_start
+from graftwork.core.errors import InvalidRequest, NotFound
 from graftwork.core.money import dollars, tokens_cost
 from graftwork.core.nouns import Json
-from graftwork.core.specs import Hyperparameters, TrainingOptions
+from graftwork.core.specs import Hyperparameters, Method, TrainingOptions
 from graftwork.data import Report, check_pair, validate
 from graftwork.models import DataSize, choose, plan
 from graftwork.store import Store
@@ -42,6 +43,7 @@ class DatasetsService:
         base: str,
         validation: Upload | str | None = None,
         max_length: int | None = None,
+        method: Method = "sft",
     ) -> tuple[Report, Report | None]:
         """Check a data set (an ``Upload``, or the id of a stored file) and its validation set, if given.
 
@@ -54,7 +56,12 @@ class DatasetsService:
         limit = max_length or (await self._bases.get(base)).context
         train = await self._load(project_id, data)
         report = await asyncio.to_thread(
-            validate, train.content, filename=train.filename, renderer=renderer, max_length=limit
+            validate,
+            train.content,
+            filename=train.filename,
+            renderer=renderer,
+            max_length=limit,
+            method=method,
         )
         if validation is None:
             return report, None
@@ -66,10 +73,28 @@ class DatasetsService:
             renderer=renderer,
             max_length=limit,
             purpose="valid",
+            method=method,
         )
         return report, await asyncio.to_thread(check_pair, report, other)
 
-    async def estimate(self, report: Report, other: Report | None, *, base: str) -> Json | None:
+    async def base_of(self, project_id: str, model: str) -> str:
+        """The base model of ``model``: itself, or what a version or checkpoint of the project was trained on.
+
+        Raises:
+            NotFound: nothing of that name in this project.
+        """
+        try:
+            return (await self._bases.get(model)).name
+        except NotFound:
+            async with self._store.read() as tx:
+                found = await find_start(tx, project_id, model)
+            if found is None:
+                raise
+            return found.base
+
+    async def estimate(
+        self, report: Report, other: Report | None, *, base: str, method: Method = "sft"
+    ) -> Json | None:
         """What training on checked data would take at today's prices, all automatic; None for bad data.
 
         Returns:
@@ -84,7 +109,7 @@ class DatasetsService:
         entry = await self._bases.get(base)
         valid = other.size if other else None
         size = DataSize(
-            rows=report.size.rows,
+            rows=report.size.rows // (2 if method in ("dpo", "orpo") else 1),
             tokens=report.size.tokens,
             labelled=report.size.labelled,
             longest=report.size.longest,
@@ -93,8 +118,8 @@ class DatasetsService:
             valid_longest=valid.longest if valid else 0,
         )
         options = TrainingOptions()
-        schedule = choose(Hyperparameters(), options, entry, size)
-        found = plan(entry, schedule, options.lora, size)
+        schedule = choose(Hyperparameters(), options, entry, size, method)
+        found = plan(entry, schedule, options.lora, size, method=method)
         async with self._store.read() as tx:
             book = await current_prices(tx)
         listed = entry.prices.train

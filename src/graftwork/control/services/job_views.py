@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graftwork.control.names import adapter_name
+from graftwork.control.plan import options_of
 from graftwork.control.views import JobView, Progress
 from graftwork.core.errors import NotFound
 from graftwork.core.nouns import Job, JobEvent, Json, Organization
@@ -76,7 +77,11 @@ def _status(job: Job) -> str:
 def _hyperparameters(job: Job) -> Json:
     asked = dict(job.asked["hyperparameters"])
     schedule = _schedule(job)
-    return {name: schedule.get(name, value) for name, value in asked.items()}
+    found = {name: schedule.get(name, value) for name, value in asked.items()}
+    options = options_of(job)
+    if options.method == "dpo":
+        found["beta"] = options.preference.beta if schedule else job.asked.get("beta") or "auto"
+    return found
 
 
 def _schedule(job: Job) -> Json:

@@ -7,13 +7,17 @@ from graftwork.control.bell import Bell
 from graftwork.control.names import adapter_name, fine_tuned_model
 from graftwork.control.services.files import no_file
 from graftwork.control.services.job_views import brief_view, full_view, organization_of
+from graftwork.control.services.methods import continued
+from graftwork.control.services.models import find_start
 from graftwork.control.services.requests import JobRequest, body_hash, check_request
 from graftwork.control.views import CheckpointView, JobView
 from graftwork.core import ids
 from graftwork.core.clock import Clock
 from graftwork.core.errors import Conflict, InvalidRequest, NotFound
-from graftwork.core.nouns import Job, JobEvent
+from graftwork.core.nouns import Job, JobEvent, Json
+from graftwork.core.specs import TrainingOptions
 from graftwork.core.states import ON_MACHINE, TERMINAL, Phase, Want
+from graftwork.models.support import refuse_unserved
 from graftwork.store import Page, Store, Tx
 
 PAUSABLE = ON_MACHINE | {Phase.VALIDATING, Phase.PLANNING, Phase.QUEUED, Phase.PAUSED}
@@ -37,12 +41,13 @@ class JobsService:
         The same ``idempotency_key`` with the same request gives the first job again.
 
         Raises:
-            InvalidRequest: a field is out of range, a file has another purpose, or the method is unsupported.
+            InvalidRequest: a field is out of range, a file has another purpose, the method is unsupported, or
+                no engine could serve the adapter (``target_unserved``).
             NotFound: no such base model or file.
             Conflict: the key was used for another request, or the adapter exists on another base model.
         """
         checked = check_request(request)
-        await self._bases.get(request.model)
+        base, start, options = await self._began(project_id, request, checked.options)
         self._check_name(checked.adapter)
         now = self._clock.now()
         job = Job(
@@ -50,14 +55,16 @@ class JobsService:
             project_id=project_id,
             phase=Phase.VALIDATING,
             want=Want.RUN,
-            base=request.model,
+            base=base,
             suffix=checked.suffix,
             seed=checked.seed,
             training_file=request.training_file,
             validation_file=request.validation_file,
             asked={
                 "hyperparameters": checked.hyperparameters.model_dump(mode="json"),
-                "options": checked.options.model_dump(mode="json"),
+                "options": options.model_dump(mode="json"),
+                "beta": checked.beta,
+                "start": start,
             },
             metadata=checked.metadata,
             integrations=None,
@@ -184,6 +191,24 @@ class JobsService:
             for item in page.items
         ]
         return Page(views, page.has_more)
+
+    async def _began(
+        self, project_id: str, request: JobRequest, options: TrainingOptions
+    ) -> tuple[str, Json | None, TrainingOptions]:
+        """The base model, and where ``model`` is one of the project's own, what the run begins with."""
+        try:
+            entry = await self._bases.get(request.model)
+            refuse_unserved(entry.shape, options.lora, entry.name)
+            return request.model, None, options
+        except NotFound as unknown:
+            async with self._store.read() as tx:
+                found = await find_start(tx, project_id, request.model)
+            if found is None:
+                raise unknown
+        given = (request.options or {}).get("lora")
+        lora = continued(found.lora, given, request.model)
+        start = {"asked": request.model, "model": found.model, "weights": found.weights}
+        return found.base, start, options.model_copy(update={"lora": lora})
 
     def _check_name(self, adapter: str | None) -> None:
         if adapter in {entry.name for entry in self._bases.list()}:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from graftwork.billing import ModelPrice, current_prices, ensure_prices
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
@@ -11,8 +13,9 @@ from graftwork.control.services.adapters import drop_version
 from graftwork.control.services.job_views import organization_of
 from graftwork.control.views import ModelView
 from graftwork.core.clock import Clock
-from graftwork.core.errors import Forbidden, NotFound
+from graftwork.core.errors import Conflict, Forbidden, NotFound
 from graftwork.core.nouns import Checkpoint, Job, Placement, Version
+from graftwork.core.specs import LoraSpec, TrainingOptions
 from graftwork.core.states import PlacementState
 from graftwork.registry import parse_reference, resolve
 from graftwork.store import Store, Tx
@@ -146,6 +149,42 @@ async def _checkpoint(tx: Tx, checkpoint: Checkpoint, name: str, organization: s
         ready=await _is_ready(tx, placement),
         reason=None if placement is None else placement.reason,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An adapter that a run may begin with."""
+
+    model: str
+    """Its own name, whatever alias was asked for."""
+    weights: str
+    """Digest of its files."""
+    base: str
+    lora: LoraSpec
+
+
+async def find_start(tx: Tx, project_id: str, name: str) -> Start | None:
+    """The version (``ft:…``, ``support``, ``support@3``) or checkpoint that ``name`` is in this project; None
+    for nothing of that name.
+
+    Raises:
+        Conflict: ``start_not_usable``, it is one, but its weights or its shape are not known.
+    """
+    version = await _find_version(tx, project_id, name)
+    checkpoint = await _find_checkpoint(tx, project_id, name) if version is None else None
+    found = version or checkpoint
+    if found is None:
+        return None
+    weights = await tx.weights.get(found.weights) if found.weights else None
+    job = await tx.jobs.get(project_id, found.job_id)
+    if weights is None or job is None:
+        raise Conflict(
+            f"{name!r} cannot be continued: its weights are not here.",
+            fix="Choose another version or checkpoint.",
+            code="start_not_usable",
+        )
+    lora = TrainingOptions.model_validate(job.asked["options"]).lora
+    return Start(version.model if version else name, weights.digest, weights.base, lora)
 
 
 async def _find_version(tx: Tx, project_id: str, name: str) -> Version | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from graftwork.control.services.methods import DpoHyperparameters, resolved
 from graftwork.core import ids
 from graftwork.core.errors import InvalidRequest
 from graftwork.core.money import parse_dollars
@@ -21,10 +22,6 @@ MAX_SEED = 2**31 - 1
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
 SUFFIX = (1, 64)
 
-_METHODS = {
-    "dpo": "Preference training (DPO)",
-    "reinforcement": "Reinforcement fine-tuning",
-}
 _S = TypeVar("_S", bound=Spec)
 
 
@@ -37,9 +34,10 @@ class JobRequest:
     validation_file: str | None = None
     suffix: str | None = None
     seed: int | None = None
-    method: str = "supervised"
+    method: str | None = None
+    """``supervised`` or ``dpo``; None: as ``options`` say, else supervised."""
     hyperparameters: Mapping[str, Any] | None = None
-    """``n_epochs``, ``batch_size``, ``learning_rate_multiplier``: numbers or ``auto``."""
+    """``n_epochs``, ``batch_size``, ``learning_rate_multiplier``, for DPO ``beta``: numbers or ``auto``."""
     options: Mapping[str, Any] | None = None
     """Graftwork's own knobs (``TrainingOptions``), sent as ``extra_body={"graftwork": {...}}``."""
     metadata: Mapping[str, str] | None = None
@@ -55,7 +53,10 @@ class CheckedRequest:
     """Name of the adapter; None when no suffix names one (the job's own tail is used then)."""
     seed: int
     hyperparameters: Hyperparameters
+    beta: float | str | None
+    """As asked; None for another method than DPO."""
     options: TrainingOptions
+    """With the method and its trainer resolved."""
     metadata: dict[str, str] | None
 
 
@@ -65,7 +66,6 @@ def check_request(request: JobRequest) -> CheckedRequest:
     Raises:
         InvalidRequest: the first field that is wrong, named in ``param``.
     """
-    _check_method(request)
     if request.integrations:
         raise InvalidRequest(
             "This server has no integrations to send a job's metrics to.",
@@ -78,11 +78,17 @@ def check_request(request: JobRequest) -> CheckedRequest:
         raise InvalidRequest(f"seed must be between 0 and {MAX_SEED}.", fix="Send such a seed.", param="seed")
     options = _parse(TrainingOptions, request.options, "graftwork")
     _check_cap(options)
+    is_dpo = request.method == "dpo" or (request.method is None and options.method == "dpo")
+    kind = DpoHyperparameters if is_dpo else Hyperparameters
+    asked = _parse(kind, request.hyperparameters, "hyperparameters").model_dump()
+    beta = asked.pop("beta", None)
+    options = resolved(request.method, options, beta)
     return CheckedRequest(
         suffix=request.suffix,
         adapter=None if request.suffix is None else _adapter_name(request.suffix),
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
-        hyperparameters=_parse(Hyperparameters, request.hyperparameters, "hyperparameters"),
+        hyperparameters=Hyperparameters.model_validate(asked),
+        beta=beta,
         options=options,
         metadata=_metadata(request.metadata),
     )
@@ -91,18 +97,6 @@ def check_request(request: JobRequest) -> CheckedRequest:
 def body_hash(request: JobRequest) -> str:
     """What an ``Idempotency-Key`` is bound to: a hash of the whole request."""
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _check_method(request: JobRequest) -> None:
-    if request.method == "supervised":
-        return
-    what = _METHODS.get(request.method, f"Method {request.method!r}")
-    raise InvalidRequest(
-        f"{what} is not supported; this server trains with the method 'supervised'.",
-        fix='Leave method out, or send method={"type": "supervised"}.',
-        code="method_unsupported",
-        param="method.type",
-    )
 
 
 def _adapter_name(suffix: str) -> str:

@@ -7,8 +7,8 @@ A row holds, group of modules by group, the A matrices that read the same input 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -17,6 +17,8 @@ from torch import nn
 from graftwork.core.specs import LoraSpec
 from graftwork.training.engine import Adapter, Part
 from graftwork.training.lora import PREFIX
+from graftwork.training.packed.experts import ExpertLora, Stack
+from graftwork.training.targets import Targets, expert_spread
 
 ALIGN = 16
 """Blocks begin at multiples of this many numbers, a cache line: products may round otherwise off the line."""
@@ -66,26 +68,39 @@ class Plan:
     """The shape of an adapter: which numbers of its vector are whose. Shared by all adapters of a bank.
 
     Args:
-        groups: of the model, in its order.
-        targets: last names of the modules to adapt.
-        rank: of every module.
+        groups, stacks: of the model, in its order.
+        targets: what to adapt.
+        rank: of every linear module.
     """
 
-    def __init__(self, groups: Sequence[Group], targets: tuple[str, ...], rank: int) -> None:
+    def __init__(
+        self, groups: Sequence[Group], targets: Targets, rank: int, stacks: Sequence[Stack] = ()
+    ) -> None:
         self.rank, self.targets = rank, targets
+        self._linears = frozenset(targets.linears)
         self.pairs: dict[str, Pair] = {}
         self.parts: list[Part] = []
         at = 0
         for group in groups:
             at = self._place(group, _aligned(at))
+        for stack in stacks:
+            if targets.expert_rank is not None and stack.name in targets.stacks:
+                at = self._place_stack(stack, targets.expert_rank, at)
         self.size = _aligned(at)
+
+    def _place_stack(self, stack: Stack, rank: int, at: int) -> int:
+        for name, shape in stack.parts(rank):
+            at = _aligned(at)
+            self.parts.append(Part(f"{PREFIX}{name}", at, shape))
+            at += math.prod(shape)
+        return at
 
     def _place(self, group: Group, at: int) -> int:
         edges = list(accumulate((site.fan_out for site in group.sites), initial=0))
         chosen = [
             (site, slice(edges[n], edges[n + 1]))
             for n, site in enumerate(group.sites)
-            if site.target in self.targets
+            if site.name in self._linears
         ]
         if not chosen:
             return at
@@ -155,32 +170,48 @@ class Tenant:
     slot: int
     scale: float
     dropout: float
+    experts: Mapping[str, ExpertLora] = field(default_factory=dict[str, ExpertLora])
+    """Its matrices on stacked experts, by the module's name."""
 
 
 class Banks:
     """All adapters of an engine."""
 
-    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
-        self._groups, self._device = groups, device
-        self._banks: dict[tuple[int, tuple[str, ...]], list[Bank]] = {}
+    def __init__(self, groups: Sequence[Group], device: torch.device, stacks: Sequence[Stack] = ()) -> None:
+        self._groups, self._device, self._stacks = groups, device, stacks
+        self._banks: dict[tuple[int, Targets], list[Bank]] = {}
         self._order = {site.name: n for n, site in enumerate(s for group in groups for s in group.sites)}
 
-    def add(self, name: str, lora: LoraSpec, targets: tuple[str, ...], seed: int) -> Tenant:
+    def add(self, name: str, lora: LoraSpec, targets: Targets, seed: int) -> Tenant:
         """A fresh adapter: A uniform as in PEFT, drawn on the CPU module by module; B zero."""
         bank = self._room(lora.rank, targets)
         slot = bank.free.pop(0)
         weights, grad = bank.weights[slot], bank.grads[slot]
         weights.zero_()
         grad.zero_()
-        adapter = Adapter(name, weights, grad, tuple(bank.plan.parts), targets)
+        adapter = Adapter(
+            name,
+            weights,
+            grad,
+            tuple(bank.plan.parts),
+            targets.modules,
+            targets.parameters,
+            targets.expert_rank,
+        )
+        wider = {f"{PREFIX}{stack.name}" for stack in self._stacks}
         generator = torch.Generator().manual_seed(seed)
         for part_name, view in adapter.tensors().items():
             if part_name.endswith(".lora_A.weight"):
                 drawn = torch.empty(view.shape)
                 nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+                stem = part_name.removesuffix(".lora_A.weight").removesuffix(".base_layer")
+                if targets.expert_rank is not None and stem in wider:
+                    drawn *= expert_spread(lora, targets.expert_rank)
                 view.copy_(drawn)
         scale = lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
-        return Tenant(adapter, bank, slot, scale, lora.dropout)
+        found = {stack.name: stack.lora(adapter, PREFIX, scale) for stack in self._stacks}
+        experts = {name: lora for name, lora in found.items() if lora is not None}
+        return Tenant(adapter, bank, slot, scale, lora.dropout, experts)
 
     def remove(self, tenant: Tenant) -> None:
         """Free the row, and the table with its last row."""
@@ -189,12 +220,12 @@ class Banks:
         if len(bank.free) == bank.rows:
             self._banks[(bank.plan.rank, bank.plan.targets)].remove(bank)
 
-    def _room(self, rank: int, targets: tuple[str, ...]) -> Bank:
+    def _room(self, rank: int, targets: Targets) -> Bank:
         banks = self._banks.setdefault((rank, targets), [])
         for bank in banks:
             if bank.free:
                 return bank
-        plan = banks[0].plan if banks else Plan(self._groups, targets, rank)
+        plan = banks[0].plan if banks else Plan(self._groups, targets, rank, self._stacks)
         banks.append(Bank(plan, self._device, self._rows(plan, sum(bank.rows for bank in banks))))
         return banks[-1]
 

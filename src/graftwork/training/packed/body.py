@@ -18,10 +18,15 @@ from graftwork.training.loading import straight_head
 from graftwork.training.lora import linear_modules
 from graftwork.training.packed.attention import Attention, buckets
 from graftwork.training.packed.bank import Group, Site
+from graftwork.training.packed.experts import Stack
 from graftwork.training.packed.layout import Layout, Stretch, pack
 from graftwork.training.packed.linear import PackedLinear
 from graftwork.training.packed.llama import FusedLayer, fusable
+from graftwork.training.packed.mixers import PackedDelta, is_delta
+from graftwork.training.packed.mixture import PackedExperts
 from graftwork.training.packed.now import Now
+from graftwork.training.packed.sinks import attend_with_sinks
+from graftwork.training.targets import Inventory, is_experts
 
 _numbers = itertools.count()
 
@@ -48,6 +53,8 @@ class Body:
         self.now = Now(anchor=torch.zeros((), device=self.device, requires_grad=True))
         rows = _trial_rows(self.vocabulary)
         wanted = [self._plain(row) for row in rows]
+        self.inventory = Inventory.of(model, self.decoder, self.head)
+        self.stacks: list[Stack] = []
         self.groups = self._patch()
         self._compare(rows, torch.cat(wanted))
 
@@ -107,12 +114,27 @@ class Body:
         for name, module in linear_modules(self.model, self.head).items():
             if name not in taken:
                 groups.append(Group((Site(name, module.in_features, module.out_features),)))
-                parent, _, last = name.rpartition(".")
-                self.model.get_submodule(parent).register_module(last, PackedLinear(module, name, self.now))
+                _replace(self.model, name, PackedLinear(module, name, self.now))
+        self._patch_mixtures()
         name = f"graftwork-packed-{next(_numbers)}"
         AttentionInterface.register(name, partial(packed_attention, self.now))
         self.model.set_attn_implementation(name)
         return groups
+
+    def _patch_mixtures(self) -> None:
+        """Experts, and token mixers that are not attention."""
+        for name, module in list(self.model.named_modules()):
+            if is_experts(module):
+                packed = PackedExperts(module, name, self.now)
+                self.stacks.append(packed.stack)
+                _replace(self.model, name, packed)
+            elif is_delta(module):
+                _replace(self.model, name, PackedDelta(module, self.now))
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    model.get_submodule(parent).register_module(last, module)
 
 
 def packed_attention(
@@ -129,9 +151,11 @@ def packed_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: ``query [1, heads, T, d]`` and so on, to [1, T, heads, d]."""
-    if softcap is not None or s_aux is not None or query.shape[0] != 1:
+    if softcap is not None or query.shape[0] != 1:
         raise unsupported(module)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if s_aux is not None:
+        return attend_with_sinks(q, k, v, s_aux, now.buckets, scaling, sliding_window)[None], None
     return Attention.apply(q, k, v, now.buckets, scaling, sliding_window)[None], None
 
 

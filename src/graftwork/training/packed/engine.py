@@ -22,7 +22,6 @@ from graftwork.core.specs import LoraSpec
 from graftwork.data.rendering import Encoded
 from graftwork.training.engine import ANSWERS, Adapter, Rows, Slopes, Sums, Work
 from graftwork.training.loading import load_model
-from graftwork.training.lora import resolve_targets
 from graftwork.training.machine import describe, pick_device
 from graftwork.training.packed.bank import Banks, Tenant
 from graftwork.training.packed.body import Body
@@ -62,7 +61,7 @@ class PackedEngine:
         self.company: Company = company or ("exact" if os.environ.get(COMPANY) == "exact" else "fast")
         self.device = model.device
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, 4096)
-        self._banks = Banks(self.body.groups, self.device)
+        self._banks = Banks(self.body.groups, self.device, self.body.stacks)
         self._tenants: dict[str, Tenant] = {}
         self._names = (f"graft{number}" for number in itertools.count())
         self._recompute = False
@@ -85,8 +84,8 @@ class PackedEngine:
                 code="trains_alone",
                 param="lora.dora",
             )
-        sites = [site.name for group in self.body.groups for site in group.sites]
-        tenant = self._banks.add(next(self._names), lora, resolve_targets(lora, sites), seed)
+        targets = self.body.inventory.targets(lora)
+        tenant = self._banks.add(next(self._names), lora, targets, seed)
         self._tenants[tenant.adapter.name] = tenant
         return tenant.adapter
 

@@ -6,7 +6,7 @@ from graftwork.billing import TRAINING, reserve_machine, reserve_training, share
 from graftwork.compute.port import Need, Offer, Unknown
 from graftwork.control.fairness import WINDOW, Waiting, turns
 from graftwork.control.plan import plan_of
-from graftwork.control.reconcilers.jobs.company import Seat, alone, seat
+from graftwork.control.reconcilers.jobs.company import Seat, alone, make_room, seat
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Instead, Note, Step
@@ -29,6 +29,7 @@ async def queued(ctx: Context, job: Job) -> Step:
         free = [offer for offer in offers if await _has_room(ctx, tx, offer)]
     found = await seat(ctx, job, PAYS if free else NO_LOSS)
     if found is None and not free:
+        await _ask_for_room(ctx, job)
         return waiting(ctx, job, "Waiting for a free machine.")
     if not await _its_turn(ctx, job, None if found is None else found.machine):
         return waiting(ctx, job, "Waiting for its turn: other projects were given less.")
@@ -39,8 +40,8 @@ async def _its_turn(ctx: Context, job: Job, machine: Machine | None) -> bool:
     """Whether nobody who waits for the same, and looks for it now, comes first."""
     now = ctx.clock.now()
     async with ctx.store.read() as tx:
-        queue = [other for other in await tx.jobs.queued() if other.next_at <= now + 2 * ctx.limits.waiting]
-        given = await tx.ledger.trained_since(TRAINING, now - WINDOW)
+        queue = [other for other in await tx.queue.waiting() if other.next_at <= now + 2 * ctx.limits.waiting]
+        given = await tx.queue.given(TRAINING, now - WINDOW)
     if machine is not None:  # who cannot come aboard does not wait for it
         queue = [other for other in queue if _alike(other, job) and alone(ctx, other) is None]
     line = [
@@ -50,6 +51,17 @@ async def _its_turn(ctx: Context, job: Job, machine: Machine | None) -> bool:
     ]
     order = turns(line, given)
     return not order or order[0].key == job.id or all(one.key != job.id for one in order)
+
+
+async def _ask_for_room(ctx: Context, job: Job) -> None:
+    """After waiting long enough, have a run of a project that was given more make room."""
+    now = ctx.clock.now()
+    async with ctx.store.read() as tx:
+        run = await tx.runs.latest(job.id)
+        given = await tx.queue.given(TRAINING, now - WINDOW)
+    since = job.created_at if run is None else max(run.off_at or 0.0, run.ended_at or 0.0, run.created_at)
+    if now - since >= ctx.limits.patience:
+        await make_room(ctx, job, given)
 
 
 def _alike(one: Job, other: Job) -> bool:

@@ -8,6 +8,7 @@ within a second. A run is asked to stop by its own ``control.json`` alone.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graftwork.control.plan import plan_of
@@ -16,7 +17,16 @@ from graftwork.control.reconcilers.jobs.machines import close, machine_of
 from graftwork.core.errors import GraftworkError
 from graftwork.core.nouns import Job, Machine, Run
 from graftwork.core.states import ON_MACHINE, MachineState
-from graftwork.models.company import Host, Member, Verdict, kind_of, may_join, tokens_per_pass, why_alone
+from graftwork.models.company import (
+    NO_LOSS,
+    Host,
+    Member,
+    Verdict,
+    kind_of,
+    may_join,
+    tokens_per_pass,
+    why_alone,
+)
 from graftwork.runs.assignments import read_assignments, write_assignments
 from graftwork.runs.documents import Assignment, Assignments
 from graftwork.store import Tx
@@ -86,6 +96,37 @@ async def seat(ctx: Context, job: Job, pays: float) -> Seat | None:
         if verdict.ok:
             seats.append(Seat(machine, tuple((other.id, other.fence) for other in crew), verdict))
     return max(seats, key=lambda found: found.verdict.gain, default=None)
+
+
+async def make_room(ctx: Context, job: Job, given: Mapping[str, int]) -> bool:
+    """Ask a run off a full machine, for a job whose project was given much less; True if one was asked.
+
+    Of the project that was given most, the run that came aboard last. It saves, waits for its turn like
+    everybody else, and goes on from there. Only a project that would still have been given more after the
+    job's own tokens makes room, so that nobody is sent to and fro; one run of a machine at a time.
+    """
+    me, plan = await member_of(ctx, job), plan_of(job)
+    if me is None or alone(ctx, job) is not None or plan.quote is None:
+        return False
+    bound = given.get(job.project_id, 0) + plan.quote.tokens
+    async with ctx.store.read() as tx:
+        crews = [
+            (machine, await tx.runs.aboard(machine.name), await _crew(tx, machine))
+            for machine in await tx.machines.open()
+        ]
+    for machine, runs, crew in crews:
+        members = [member for other in crew if (member := await member_of(ctx, other)) is not None]
+        if any(run.bumped for run in runs) or any(member.kind != me.kind for member in members):
+            continue
+        for other in sorted(crew, key=lambda one: -given.get(one.project_id, 0)):
+            rest = [member for member in members if member.key != other.id]
+            enough = rest and may_join(me, rest, host_of(machine), pays=NO_LOSS, limit=ctx.limits.company).ok
+            if enough and other.project_id != job.project_id and given.get(other.project_id, 0) > bound:
+                async with ctx.store.begin() as tx:
+                    return await tx.runs.bump(
+                        other.id, other.fence, "it makes room for another project's run"
+                    )
+    return False
 
 
 async def _crew(tx: Tx, machine: Machine) -> list[Job]:

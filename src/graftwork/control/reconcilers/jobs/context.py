@@ -46,6 +46,8 @@ class Limits:
     """Runs that may share a machine; 1 gives each its own."""
     idle: float = 30.0
     """A shared machine's trainer without a run ends itself after so long."""
+    patience: float = 600.0
+    """A job of a project that was given less waits so long before a run of another makes room for it."""
     parting: float = 60.0
     """How long a run that is cancelled among others may show no life before it is not waited for."""
     losses: int = 2

@@ -11,6 +11,7 @@ from graftwork.control.reconcilers.endpoints import FAILED
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
+from graftwork.control.services.methods import PREFERENCES
 from graftwork.core import ids
 from graftwork.core.errors import GraftworkError, PlatformError
 from graftwork.core.nouns import Endpoint, Evaluation, Job, Placement
@@ -18,7 +19,7 @@ from graftwork.core.specs import RunSpec
 from graftwork.core.states import Phase, PlacementState, Verdict
 from graftwork.data import Row, read_canonical
 from graftwork.evals.evaluate import evaluate
-from graftwork.evals.gate import decide
+from graftwork.evals.gate import DEFAULT_GATE, PREFERENCE_GATE, decide
 from graftwork.evals.report import TrainerLosses, assemble
 from graftwork.evals.results import Scores
 from graftwork.evals.rules import Comparison
@@ -69,12 +70,16 @@ async def gating(ctx: Context, job: Job) -> Step:
     stored = json.loads(await ctx.artifacts.get(plan.scores))
     scores = {name: Scores.from_json(data) for name, data in stored.items()}
     comparison = Comparison(scores["new"], scores["base"], scores.get("live"))
-    gate = decide(comparison.new, comparison.base, comparison.live)
+    by_preference = _spec(plan).method in PREFERENCES
+    asked = PREFERENCE_GATE if by_preference else DEFAULT_GATE
+    gate = decide(comparison.new, comparison.base, comparison.live, asked)
     losses = TrainerLosses(
         valid_loss=trained.valid_loss,
         base_valid_loss=trained.base_valid_loss,
         valid_tokens=trained.valid_tokens or None,
     )
+    if by_preference:  # the trainer's loss is then one of pairs: nothing that is served has it
+        losses = TrainerLosses()
     evaluation = Evaluation(
         id=ids.new_id(ids.EVALUATION),
         project_id=job.project_id,

@@ -98,6 +98,7 @@ def _note(event: Metrics | Message, beat: Heartbeat | None) -> Note:
         "tokens": event.tokens,
         "tokens_per_s": event.tokens_per_s,
         "memory_mb": event.memory_mb,
+        **event.extra,
     }
     return Note(
         message=f"Step {event.step}/{total or '?'}: {losses}",

@@ -100,7 +100,9 @@ async def _prepare(ctx: Context, job: Job, machine: Machine) -> None:
         deadline=now + ctx.limits.deadline,
         price_per_hour=machine.price_per_hour or None,
     )
-    await asyncio.to_thread(prepare, ctx.folder(job), plan.spec, train, valid)
+    named = {} if plan.spec.start is None else plan.spec.start.files
+    start = {name: await ctx.artifacts.get(sha256) for name, sha256 in named.items()}
+    await asyncio.to_thread(prepare, ctx.folder(job), plan.spec, train, valid, start)
     await asyncio.to_thread(write_control, ctx.folder(job), control)
 
 

@@ -13,13 +13,15 @@ from graftwork.control.reconcilers.jobs.admission import cheapest
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
-from graftwork.core.errors import BudgetExceeded, PlatformError
+from graftwork.control.services.methods import PREFERENCES, trainer_of
+from graftwork.core.errors import BudgetExceeded, InvalidRequest, PlatformError
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Job
-from graftwork.core.specs import DataRef, Hyperparameters, RunSpec
+from graftwork.core.specs import DataRef, Hyperparameters, RunSpec, StartRef
 from graftwork.core.states import Phase
 from graftwork.data import Renderer, Row, canonical, measure, read_canonical, split
 from graftwork.models import CatalogueEntry, DataSize, Plan, Target, base_ref, choose, fit
+from graftwork.models.trainers import check
 from graftwork.runs import layout
 
 
@@ -39,7 +41,11 @@ async def planning(ctx: Context, job: Job) -> Step:
     options = options_of(job)
     parts = await _parts(ctx, job, await ctx.bases.renderer(job.base), options.max_length or entry.context)
     asked = Hyperparameters.model_validate(job.asked["hyperparameters"])
-    method = options.method or "sft"
+    method, trainer = options.method or "sft", trainer_of(options)
+    start = await _start(ctx, job)
+    if start is not None and start.files == {}:
+        message = f"{start.model}, which the job was to go on from, is gone."
+        return failed(ctx, job, "start_gone", message, param="model")
     chosen = choose(asked, options, entry, parts.size, method)
     found = fit(
         entry,
@@ -48,7 +54,7 @@ async def planning(ctx: Context, job: Job) -> Step:
         parts.size,
         targets_of(await cheapest(ctx, Need())),
         method=method,
-        trainer="native" if options.trainer == "auto" else options.trainer,
+        trainer=trainer,
         quantization=options.quantization,
     )
     estimate, target = found.plan, found.target
@@ -57,6 +63,10 @@ async def planning(ctx: Context, job: Job) -> Step:
     spec = RunSpec(
         job_id=job.id,
         base=base_ref(entry),
+        method=method,
+        preference=options.preference if method in PREFERENCES else None,
+        trainer=trainer,
+        start=start,
         train=_data(layout.TRAIN, parts.train),
         valid=None if parts.valid is None else _data(layout.VALID, parts.valid),
         lora=options.lora,
@@ -65,6 +75,10 @@ async def planning(ctx: Context, job: Job) -> Step:
         seed=job.seed,
         code_version=ctx.code_version,
     )
+    try:
+        check(spec, entry.trainers, ctx.environment)
+    except InvalidRequest as error:
+        return failed(ctx, job, error.code, error.text, param=error.param)
     try:
         quoted = await _quote(ctx, entry, estimate.trained_tokens, options.max_cost)
     except BudgetExceeded as error:
@@ -138,8 +152,9 @@ async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) ->
         held_out = bool(valid)
     if held_out:
         train_part, valid_part = await _stored(ctx, train), await _stored(ctx, valid)
-    counted = await asyncio.to_thread(measure, train, renderer, max_length)
-    looked_at = await asyncio.to_thread(measure, valid, renderer, max_length)
+    method = options_of(job).method or "sft"
+    counted = await asyncio.to_thread(measure, train, renderer, max_length, method=method)
+    looked_at = await asyncio.to_thread(measure, valid, renderer, max_length, method=method)
     size = DataSize(
         rows=counted.rows,
         tokens=counted.tokens,
@@ -151,6 +166,16 @@ async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) ->
         valid_longest=looked_at.longest,
     )
     return _Parts(train_part, valid_part, held_out, size)
+
+
+async def _start(ctx: Context, job: Job) -> StartRef | None:
+    """What the run begins with; without files when that is gone."""
+    asked = job.asked.get("start")
+    if asked is None:
+        return None
+    async with ctx.store.read() as tx:
+        weights = await tx.weights.get(asked["weights"])
+    return StartRef(model=asked["model"], files={} if weights is None else dict(weights.files))
 
 
 async def _rows(ctx: Context, part: Part) -> list[Row]:

@@ -60,6 +60,7 @@ async def _report(ctx: Context, job: Job, param: str, stored: StoredFile) -> Rep
         renderer=renderer,
         max_length=options_of(job).max_length or entry.context,
         purpose="train" if param == _TRAIN else "valid",
+        method=options_of(job).method or "sft",
     )
 
 

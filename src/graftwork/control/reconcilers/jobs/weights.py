@@ -25,8 +25,7 @@ async def stored_weights(
     """
     reader = ctx.reader(job)
     contents = {name: await asyncio.to_thread(reader.file, f"{folder}/{name}") for name in sorted(files)}
-    shape = (await ctx.bases.get(job.base)).shape
-    shapes = {name: (inputs, outputs) for name, (inputs, outputs, _) in shape.linears.items()}
+    shapes = (await ctx.bases.get(job.base)).shape.adapter_shapes
     await asyncio.to_thread(require_adapter, contents, shapes=shapes)
     stored = {name: await ctx.artifacts.put(data) for name, data in contents.items()}
     if stored != dict(files):

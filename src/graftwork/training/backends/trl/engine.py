@@ -11,7 +11,7 @@ from torch import nn
 from graftwork.core.errors import PlatformError
 from graftwork.core.specs import LoraSpec, Schedule
 from graftwork.training.engine import Adapter, Rows, Sums
-from graftwork.training.lora import flatten, layers_of, lora_config, resolve_targets
+from graftwork.training.lora import flatten, layers_of, lora_config
 from graftwork.training.solo import SoloEngine
 
 NAME = "default"
@@ -30,12 +30,12 @@ class PeftEngine(SoloEngine):
         """See ``Engine.add``; once."""
         if self.peft is not None:
             raise PlatformError("TRL trains one adapter at a time.", code="needs_own_trainer")
-        targets = resolve_targets(lora, self._modules)
+        targets = self._inventory.targets(lora)
         made = get_peft_model(self.model, lora_config(lora, targets), adapter_name=NAME)
         assert isinstance(made, PeftModel)
         self.peft = made
         self._layers[NAME] = layers_of(self.model, NAME)
-        return flatten(self.model, NAME, targets, seed)
+        return flatten(self.model, NAME, targets, seed, lora)
 
     def remove(self, adapter: Adapter) -> None:
         """The adapter goes with the process."""

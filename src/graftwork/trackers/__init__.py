@@ -1,0 +1,1 @@
+"""Metrics told to MLflow, TensorBoard and Weights & Biases, as the run folders' events have them."""

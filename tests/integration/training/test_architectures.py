@@ -1,0 +1,124 @@
+"""Each architecture through the real trainer: two adapters in company, a pause, a resume, an export to PEFT.
+
+Routing is a choice: two experts that score alike may change places when a sum ends in another last bit, and
+then a whole token goes another way. ``BOUND`` holds for runs of this length on these seeds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from companies import Company, distance, losses, outcome, tensors
+from peft import PeftModel
+from tinymodels import make_model
+from tinytraining import make_rows, make_run
+from transformers import AutoModelForCausalLM
+
+from graftwork.core.specs import LoraSpec
+from graftwork.core.states import Outcome, Want
+from graftwork.data.rendering import Renderer
+from graftwork.models.folder import describe
+from graftwork.registry import check_adapter
+from graftwork.runs.documents import Probe, Result
+from graftwork.runs.reader import RunReader
+from graftwork.runs.transport import LocalTransport
+from graftwork.training.packed.engine import PackedEngine
+
+pytestmark = pytest.mark.slow
+
+TRAINED = ("qwen3", "llama", "mistral", "qwen3_moe", "qwen3_next")
+BOUND, CURVE = 5e-3, 5e-4
+"""Of a tensor, as a share of its largest entry; of a loss, nats."""
+LORAS = {
+    "wide": LoraSpec(rank=6, alpha=12, dropout=0.1),
+    "narrow": LoraSpec(rank=2, alpha=2, rslora=True, targets=("q_proj", "o_proj")),
+}
+
+
+def run_of(folder: Path, name: str, seed: int) -> str:
+    return make_run(
+        folder,
+        make_rows(12, seed=seed),
+        make_rows(3, seed=100 + seed),
+        lora=LORAS[name],
+        seed=seed,
+        n_epochs=2,
+        checkpoint_every=3,
+        eval_every=3,
+    )
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def renderer(base: Path) -> Renderer:
+    return Renderer.load(base)
+
+
+def engine(base: Path) -> PackedEngine:
+    return PackedEngine.load(base, torch.device("cpu"))
+
+
+def result_of(uri: str, fence: int) -> Result:
+    result = RunReader(LocalTransport(Path(uri))).result(fence)
+    assert result is not None
+    return result
+
+
+def test_trains_in_company_pauses_resumes_and_loads_in_peft(base: Path, renderer: Renderer, tmp_path: Path):
+    lone = run_of(tmp_path / "lone", "wide", 1)
+    Company(engine(base), renderer).join(lone).finish()
+
+    mine, other = run_of(tmp_path / "mine", "wide", 1), run_of(tmp_path / "other", "narrow", 2)
+    first = Company(engine(base), renderer).join(mine).join(other)
+    first.turn(4)
+    first.tell(mine, 1, Want.PAUSE)
+    first.turn(1)
+    assert outcome(mine) is Outcome.PAUSED and first.aboard(other)
+    first.finish()
+    late = run_of(tmp_path / "late", "narrow", 3)
+    second = Company(engine(base), renderer).join(late)
+    second.turn(1)
+    second.join(mine, 2).finish()
+    assert [outcome(mine, 2), outcome(other), outcome(late)] == [Outcome.SUCCEEDED] * 3
+
+    together, apart = losses(mine, 2), losses(lone, 1)
+    assert together.keys() == apart.keys() and len(apart) == 6
+    assert max(abs(together[step] - apart[step]) for step in apart) <= CURVE
+    assert apart[6] < apart[1]
+    off, name = distance(tensors(lone, 1), tensors(mine, 2))
+    assert off <= BOUND, f"{name} is {off:.2e} off"
+
+    files = result_of(mine, 2).adapter
+    assert files is not None
+    folder = Path(mine) / files.dir
+    assert check_adapter(folder, shapes=describe(base).adapter_shapes) == []
+    _same_in_peft(base, folder, result_of(mine, 2).probes)
+
+
+def _same_in_peft(base: Path, folder: Path, probes: list[Probe]) -> None:
+    """The log-probabilities that the trainer left as probes are PEFT's, and not the base's."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # PEFT looks for a pattern's target among modules only; the equal numbers say that it was used
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+        adapted = PeftModel.from_pretrained(model, folder).eval()
+    assert probes
+    for probe in probes:
+        tokens = torch.tensor([probe.tokens])
+        with torch.no_grad():
+            ours = adapted(tokens).logits
+            with adapted.disable_adapter():
+                bases = adapted(tokens).logits
+        for logits, wanted in ((ours, probe.logprobs), (bases, probe.base_logprobs)):
+            table = torch.log_softmax(logits[0, :-1].float(), -1)
+            found = table.gather(1, tokens[0, 1:, None])[probe.start - 1 :, 0]
+            torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-3, atol=1e-3)
+        assert probe.logprobs != probe.base_logprobs
