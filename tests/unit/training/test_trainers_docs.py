@@ -17,7 +17,7 @@ COLUMNS = {
     "from an adapter": "start",
     "expert rank": "expert_rank",
     "resumes": "resumes",
-    "needs a GPU": "gpu",
+    "needs an accelerator": "gpu",
 }
 
 
