@@ -49,7 +49,7 @@ def _trl() -> Backend:
     try:
         from graftwork.training.backends.trl import Trl
     except ImportError as error:
-        raise not_installed("trl", "Install it: pip install 'trl>=1.16' datasets.") from error
+        raise not_installed("trl", "Install it: pip install 'graftwork[train,trl]'.") from error
     return Trl()
 
 
