@@ -1,8 +1,8 @@
 """Each architecture through the real trainer: two adapters in company, a pause, a resume, an export to PEFT.
 
 Exact, each adapter has passes of its own, and a run in company is the lone run bit for bit. Fast, sums end
-in other last bits, and steps let them grow: most in Gated DeltaNet, whose recurrence passes a small difference
-on along the row (one of AdamW's means was 2 % off after six steps).
+in other last bits, and steps let them grow: most in Gated DeltaNet, where a small difference is passed on
+along the row (one of AdamW's means was 2 % off after six steps).
 """
 
 from __future__ import annotations
