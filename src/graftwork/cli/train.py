@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,76 @@ from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import Method, Quantization, TrainerName
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How to train; what is not given is chosen by rule.
+
+    Attributes
+    ----------
+    epochs:
+        Passes over the data.
+    rank:
+        LoRA rank.
+    beta:
+        How strongly a preference method is held to the model it began with.
+    lora_plus:
+        Learning rate of B over that of A (LoRA+).
+    neftune_alpha:
+        Noise on the embeddings (NEFTune).
+    trainer:
+        The trainer, if not the automatic one.
+    quantization:
+        Hold the base in 4 bits (nf4).
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate_multiplier: float | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    rslora: bool = False
+    beta: float | None = None
+    lora_plus: float | None = None
+    neftune_alpha: float | None = None
+    trainer: TrainerName | None = None
+    quantization: Quantization | None = None
+    early_stopping: int | None = None
+
+    def request(self, method: Method) -> dict[str, Any]:
+        """``method`` of the request, and under ``graftwork`` what OpenAI has no word for."""
+        lora = {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "rslora": self.rslora or None,
+        }
+        options = {
+            "lora": _given(lora),
+            "lora_plus": self.lora_plus,
+            "neftune_alpha": self.neftune_alpha,
+            "trainer": self.trainer,
+            "quantization": self.quantization,
+            "early_stopping": self.early_stopping,
+        }
+        asked = {
+            "n_epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate_multiplier": self.learning_rate_multiplier,
+        }
+        if method == "dpo":
+            asked["beta"] = self.beta
+        elif method != "sft":
+            options |= {"method": method, "preference": _given({"beta": self.beta})}
+        kind = "dpo" if method == "dpo" else "supervised"
+        named = {"type": kind, kind: {"hyperparameters": _given(asked)}}
+        return {"method": named, "graftwork": _given(options)}
+
+
+AS_CHOSEN = Tuning()
+
+
 def train(
     file: str,
     /,
@@ -24,19 +95,7 @@ def train(
     validation: str | None = None,
     suffix: str | None = None,
     seed: int | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate_multiplier: float | None = None,
-    rank: int | None = None,
-    alpha: float | None = None,
-    dropout: float | None = None,
-    rslora: bool = False,
-    beta: float | None = None,
-    lora_plus: float | None = None,
-    neftune_alpha: float | None = None,
-    trainer: TrainerName | None = None,
-    quantization: Quantization | None = None,
-    early_stopping: int | None = None,
+    tuning: Tuning = AS_CHOSEN,
     max_cost: str | None = None,
     plan: bool = False,
     detach: bool = False,
@@ -61,20 +120,6 @@ def train(
         Held-out data; without it a tenth of the training rows is held out.
     suffix:
         Name of the adapter; a new version of it, if it exists.
-    epochs:
-        Passes over the data; automatic when not given.
-    rank:
-        LoRA rank.
-    beta:
-        How strongly a preference method is held to the model it began with.
-    lora_plus:
-        Learning rate of B over that of A (LoRA+).
-    neftune_alpha:
-        Noise on the embeddings (NEFTune).
-    trainer:
-        The trainer, if not the automatic one.
-    quantization:
-        Hold the base in 4 bits (nf4).
     max_cost:
         Refuse the job if it would cost more dollars than this.
     plan:
@@ -87,23 +132,8 @@ def train(
     server = connect()
     training, held_out = existing_file(file), existing_file(validation) if validation else None
     _confirm(server, base, training, method, max_cost, yes or plan)
-    lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "rslora": rslora or None}
-    asked = {
-        "n_epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate_multiplier": learning_rate_multiplier,
-    }
-    options = {
-        "lora": _given(lora),
-        "lora_plus": lora_plus,
-        "neftune_alpha": neftune_alpha,
-        "trainer": trainer,
-        "quantization": quantization,
-        "early_stopping": early_stopping,
-        "max_cost": max_cost,
-    }
-    body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, **_method(method, asked, beta)}
-    body["graftwork"] = {**_given(options), **body.get("graftwork", {})}
+    body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, **tuning.request(method)}
+    body["graftwork"] |= _given({"max_cost": max_cost})
     body["training_file"] = server.upload(training)["id"]
     if held_out:
         body["validation_file"] = server.upload(held_out)["id"]
@@ -151,18 +181,6 @@ def plan_lines(found: dict[str, Any]) -> list[str]:
     ]
     lines += [f"why: {sentence}" for sentence in found["why"]]
     return lines + [f"{name}: {why}" for name, why in found["explained"].items()]
-
-
-def _method(method: Method, asked: dict[str, Any], beta: float | None) -> dict[str, Any]:
-    """``method`` of the request, and under ``graftwork`` what OpenAI has no word for."""
-    if method == "dpo":
-        return {"method": {"type": "dpo", "dpo": {"hyperparameters": _given({**asked, "beta": beta})}}}
-    body: dict[str, Any] = {
-        "method": {"type": "supervised", "supervised": {"hyperparameters": _given(asked)}}
-    }
-    if method != "sft":
-        body["graftwork"] = _given({"method": method, "preference": _given({"beta": beta})})
-    return body
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ SUPPORT: dict[str, Support] = {
         MIXTURE,
         ("native", "trl", "unsloth", "axolotl"),
         {
-            "embedded": Engine("its attention sinks are not built into the embedded engine"),
+            "embedded": _YES,
             "vllm": _VLLM_SINKS,
         },
     ),

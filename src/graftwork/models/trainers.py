@@ -6,7 +6,7 @@ their own. ``GRAFTWORK_TRAINER_<NAME>`` names the Python of each; one without is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graftwork.core.errors import InvalidRequest
@@ -71,8 +71,8 @@ ABILITIES: dict[TrainerName, Ability] = {
     ),
     "axolotl": Ability(package="axolotl", nf4=True, dora=True, rslora=True, lora_plus=True, neftune=True),
     "unsloth": Ability(package="unsloth", nf4=True, rslora=True, neftune=True, gpu=True),
-    "nemo": Ability(package="megatron-bridge", gpu=True),
-    "neuron": Ability(package="optimum-neuron", gpu=True),
+    "nemo": Ability(package="megatron-bridge", resumes=False, gpu=True),
+    "neuron": Ability(package="optimum-neuron", resumes=False, gpu=True),
 }
 COMMANDS: tuple[TrainerName, ...] = tuple(name for name, ability in ABILITIES.items() if ability.package)
 """Trainers that are another tool's command."""
@@ -111,6 +111,40 @@ def refuse(spec: RunSpec) -> None:
             )
 
 
+def check(spec: RunSpec, supported: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Refuse a run that its trainer cannot train, that is not for its base model, or that nobody here runs.
+
+    Args:
+        spec: what is to be trained.
+        supported: trainers of the base model's catalogue entry.
+        environment: what machines are told.
+
+    Raises:
+        InvalidRequest: ``trainer_cannot``, ``trainer_not_for_model``, ``trainer_not_configured``.
+    """
+    if spec.trainer not in supported:
+        raise InvalidRequest(
+            f"The {spec.trainer} trainer does not take {spec.base.name}.",
+            fix=f"Use one of {', '.join(supported)}, or leave graftwork.trainer out.",
+            code="trainer_not_for_model",
+            param="graftwork.trainer",
+        )
+    if spec.trainer in COMMANDS and python_of(spec.trainer, environment) is None:
+        here = ", ".join(configured(environment)) or "none"
+        raise InvalidRequest(
+            f"The {spec.trainer} trainer is not configured on this server (of the tools' trainers: {here}).",
+            fix=f"Let the server's owner set {variable_of(spec.trainer)}, or leave graftwork.trainer out.",
+            code="trainer_not_configured",
+            param="graftwork.trainer",
+        )
+    refuse(spec)
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which machines learn what trainers they have."""
+    return {variable_of(name): python for name, python in configured(environment).items()}
+
+
 def _asked(spec: RunSpec, ability: Ability) -> list[tuple[str, bool, bool]]:
     """Fields with whether they ask for something, and whether the trainer can do it."""
     lora, schedule = spec.lora, spec.schedule
@@ -119,6 +153,7 @@ def _asked(spec: RunSpec, ability: Ability) -> list[tuple[str, bool, bool]]:
         ("quantization", spec.quantization != "none", ability.nf4),
         ("lora.dora", lora.dora, ability.dora),
         ("lora.rslora", lora.rslora, ability.rslora),
+        ("lora.alpha", bool(ability.package) and not lora.alpha.is_integer(), False),  # they want whole ones
         ("lora.expert_rank", lora.expert_rank is not None, ability.expert_rank),
         ("lora_plus", schedule.lora_plus not in (None, 1), ability.lora_plus),
         ("neftune_alpha", schedule.neftune_alpha is not None, ability.neftune),

@@ -1,10 +1,10 @@
 """Adapters as vLLM reads them (0.32). Torch-free.
 
 vLLM reads PEFT's linear halves as they are. Of experts it wants one pair of halves for each expert and
-projection, under the names that transformers 4 had (``mlp.experts.3.gate_proj``): the stacked halves are cut,
-and gate and up share the down half that they were trained with. GLM's ``gate_up_proj`` is cut likewise. Scales
-are folded into the up halves, so that nothing hangs on how vLLM reads patterns: the written adapter has scale 1
-everywhere.
+projection, under the names that transformers 4 had (``mlp.experts.3.gate_proj``): the stacked halves are
+cut, and gate and up share the down half that they were trained with. GLM's ``gate_up_proj`` is cut
+likewise. Scales are folded into the up halves, so that nothing hangs on how vLLM reads patterns: the
+written adapter has scale 1 everywhere.
 """
 
 from __future__ import annotations

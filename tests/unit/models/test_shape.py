@@ -142,14 +142,13 @@ def test_targets_are_named_by_the_part_they_are_in():
 
 def test_what_no_engine_serves_is_refused_before_training():
     shape = billions("openai/gpt-oss-20b")
-    assert all(servers(shape, LoraSpec()).values())
-    with pytest.raises(InvalidRequest, match="attention sinks") as caught:
-        refuse_unserved(shape, LoraSpec(), "openai/gpt-oss-20b")
+    assert [name for name, why in servers(shape, LoraSpec()).items() if why] == ["vllm"]
+    with pytest.raises(InvalidRequest, match="interleaved experts") as caught:
+        refuse_unserved(shape, LoraSpec(), "openai/gpt-oss-20b", ("vllm",))
     assert caught.value.code == "target_unserved"
     assert "q_proj" in str(caught.value.fix)
-    refuse_unserved(shape, LoraSpec(targets=("q_proj", "o_proj")), "openai/gpt-oss-20b")
-    with pytest.raises(InvalidRequest):
-        refuse_unserved(shape, LoraSpec(targets=("q_proj",)), "openai/gpt-oss-20b", ("embedded",))
+    refuse_unserved(shape, LoraSpec(targets=("q_proj", "o_proj")), "openai/gpt-oss-20b", ("vllm",))
+    refuse_unserved(shape, LoraSpec(), "openai/gpt-oss-20b", ("embedded",))
     with pytest.raises(InvalidRequest, match="router"):
         refuse_unserved(shape, LoraSpec(targets=("router",)), "openai/gpt-oss-20b")
     refuse_unserved(billions("Qwen/Qwen3-8B"), LoraSpec(), "Qwen/Qwen3-8B", ("vllm",))

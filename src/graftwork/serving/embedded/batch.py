@@ -179,14 +179,27 @@ def _group(members: list[tuple[int, Lane]], device: torch.device) -> DecodeGroup
     )
 
 
+@dataclass(frozen=True, slots=True)
+class How:
+    """What is particular to a layer's attention.
+
+    Attributes:
+        window: how many keys a token sees, itself included; 0 for all.
+        sinks: [heads], a score of each head that takes part in the softmax and has no value (gpt-oss).
+    """
+
+    scaling: float
+    window: int = 0
+    sinks: torch.Tensor | None = None
+
+
 def attend(
     batch: Batch,
     layer: int,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    scaling: float,
-    window: int = 0,
+    how: How,
 ) -> torch.Tensor:
     """Write the batch's keys and values into the cache and attend, each sequence to itself alone.
 
@@ -194,7 +207,6 @@ def attend(
         layer: place among the layers that have keys.
         query: [1, heads, T, dim], rotated.
         key: [1, kv heads, T, dim], rotated; ``value`` likewise.
-        window: how many keys a token sees, itself included; 0 for all.
 
     Returns:
         [1, T, heads, dim].
@@ -206,42 +218,56 @@ def attend(
         cached = group.slab.layers[layer]
         cached[0][group.rows, :, group.positions] = key[0, :, span].transpose(0, 1)
         cached[1][group.rows, :, group.positions] = value[0, :, span].transpose(0, 1)
-        out[span] = _decode(group, cached, query[0, :, span].transpose(0, 1), scaling, window)
+        out[span] = _decode(group, cached, query[0, :, span].transpose(0, 1), how)
     for chunk in batch.prefills:
         span = slice(chunk.start, chunk.end)
         cached, row = chunk.lane.slab.layers[layer], chunk.lane.row
         end = chunk.offset + chunk.end - chunk.start
         cached[0, row, :, chunk.offset : end] = key[0, :, span]
         cached[1, row, :, chunk.offset : end] = value[0, :, span]
-        view = chunk.view(window, query.device)
-        attended = functional.scaled_dot_product_attention(
-            query[:, :, span],
-            cached[0, row : row + 1, :, view.first : view.last],
-            cached[1, row : row + 1, :, view.first : view.last],
-            attn_mask=view.mask,
-            is_causal=view.mask is None,
-            scale=scaling,
-            enable_gqa=True,
-        )
+        view = chunk.view(how.window, query.device)
+        known = cached[:, row : row + 1, :, view.first : view.last]
+        attended = _attended(query[:, :, span], known, view.mask, how, causal=view.mask is None)
         out[span] = attended[0].transpose(0, 1)
     return out[None]
 
 
-def _decode(
-    group: DecodeGroup, cached: torch.Tensor, query: torch.Tensor, scaling: float, window: int
-) -> torch.Tensor:
+def _decode(group: DecodeGroup, cached: torch.Tensor, query: torch.Tensor, how: How) -> torch.Tensor:
     """[n, heads, dim]: one token each. Query heads that share a key head stand where tokens would."""
     count, heads, dim = query.shape
-    view = group.view(window)
+    view = group.view(how.window)
     known = cached[:, :count, :, view.first : view.last]
     if not group.whole:
         known = cached[:, :, :, view.first : view.last].index_select(1, group.rows)
     kv_heads = cached.shape[2]
-    attended = functional.scaled_dot_product_attention(
-        query.reshape(count, kv_heads, heads // kv_heads, dim),
-        known[0],
-        known[1],
-        attn_mask=view.mask,
-        scale=scaling,
-    )
-    return attended.reshape(count, heads, dim)
+    shared = query.reshape(count, kv_heads, heads // kv_heads, dim)
+    if how.sinks is not None:
+        return _with_sinks(shared, known, view.mask, how, how.sinks.view(kv_heads, -1, 1)).reshape(
+            count, heads, dim
+        )
+    return _attended(shared, known, view.mask, how, causal=False).reshape(count, heads, dim)
+
+
+def _attended(
+    query: torch.Tensor, known: torch.Tensor, mask: torch.Tensor | None, how: How, *, causal: bool
+) -> torch.Tensor:
+    """[n, heads, t, dim]: attention to ``known`` [2, n, kv heads, length, dim]."""
+    if how.sinks is None:
+        return functional.scaled_dot_product_attention(
+            query, known[0], known[1], attn_mask=mask, is_causal=causal, scale=how.scaling, enable_gqa=True
+        )
+    if causal:
+        mask = torch.ones(query.shape[2], known.shape[3], dtype=torch.bool, device=query.device).tril()
+    known = known.repeat_interleave(query.shape[1] // known.shape[2], dim=2)
+    return _with_sinks(query, known, mask, how, how.sinks.view(-1, 1, 1))
+
+
+def _with_sinks(
+    query: torch.Tensor, known: torch.Tensor, mask: torch.Tensor | None, how: How, sinks: torch.Tensor
+) -> torch.Tensor:
+    """Attention with a score of each head that takes its share and gives nothing."""
+    scores = query @ known[0].transpose(-1, -2) * how.scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    shares = torch.cat([scores, sinks.to(scores).expand(*scores.shape[:-1], 1)], dim=-1).softmax(dim=-1)
+    return shares[..., :-1] @ known[1]

@@ -55,8 +55,7 @@ class MixedExperts(nn.Module):
         ends = flat.bincount(minlength=self.frozen.num_experts).cumsum(0).int()
         copies = _Sorted(order // count, experts, ends)
         wide = self._product(hidden_states[copies.tokens], self.frozen.gate_up_proj, 0, copies)
-        gate, up = wide.chunk(2, dim=-1)
-        out = self._product(self.frozen.act_fn(gate) * up, self.frozen.down_proj, 1, copies)
+        out = self._product(self.frozen._apply_gate(wide), self.frozen.down_proj, 1, copies)
         out *= top_k_weights.reshape(-1)[order][:, None]
         back = torch.empty_like(out)
         back[order] = out
@@ -64,7 +63,11 @@ class MixedExperts(nn.Module):
 
     def _product(self, rows: torch.Tensor, weight: torch.Tensor, which: int, copies: _Sorted) -> torch.Tensor:
         """[n, in] to [n, out]: each copy times its expert's matrix, and its adapter's part added."""
-        out = functional.grouped_mm(rows, weight.transpose(1, 2), offs=copies.ends)
+        straight = weight if self.frozen.is_transposed else weight.transpose(1, 2)
+        out = functional.grouped_mm(rows, straight, offs=copies.ends)
+        if self.frozen.has_bias:
+            bias = self.frozen.down_proj_bias if which else self.frozen.gate_up_proj_bias
+            out += bias[copies.experts]
         for pair, mine in self._mixer.stacked(self._targets[which], copies.tokens):
             if mine is None:
                 out += _low_rank(rows, copies.experts, pair)
@@ -89,7 +92,9 @@ def wrap_experts(model: nn.Module, mixer: Mixer) -> dict[str, tuple[int, LinearS
         model.get_submodule(path.rpartition(".")[0]).register_module(
             "experts", MixedExperts(module, path, mixer)
         )
-        for name, parameter in module.named_parameters(recurse=False):
-            count, outputs, inputs = parameter.shape
+        frozen: Any = module
+        for name in EXPERT_PARAMETERS:
+            count, *sizes = frozen.get_parameter(name).shape
+            inputs, outputs = sizes if frozen.is_transposed else reversed(sizes)
             shapes[f"{path}.{name}"] = (count, LinearShape(inputs, outputs))
     return shapes

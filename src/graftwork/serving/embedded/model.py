@@ -15,7 +15,7 @@ from transformers.configuration_utils import PretrainedConfig
 from graftwork.core.errors import InvalidRequest
 from graftwork.models.folder import SERVED
 from graftwork.serving.embedded.adapters import Adaptable, Adapter
-from graftwork.serving.embedded.batch import Now, Segment, attend, lay_out
+from graftwork.serving.embedded.batch import How, Now, Segment, attend, lay_out
 from graftwork.serving.embedded.experts import wrap_experts
 from graftwork.serving.embedded.kv import KVShape, States
 from graftwork.serving.embedded.lora import Mixer, wrap_linears
@@ -130,13 +130,14 @@ class BaseModel:
         attention_mask: torch.Tensor | None,
         scaling: float | None = None,
         sliding_window: int | None = None,
+        s_aux: torch.Tensor | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
         """Transformers' attention interface, over the batch of the current iteration."""
         layer: Any = module.layer_idx
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        window = sliding_window or 0
-        return attend(self._now.batch, self._keys[layer], query, key, value, scale, window), None
+        how = How(scale, sliding_window or 0, s_aux)
+        return attend(self._now.batch, self._keys[layer], query, key, value, how), None
 
 
 def _checked_config(directory: Path) -> PretrainedConfig:

@@ -27,6 +27,8 @@ from graftwork.models.company import (
     tokens_per_pass,
     why_alone,
 )
+from graftwork.models.memory import Device, Load
+from graftwork.models.steptime import Hardware
 from graftwork.runs.assignments import read_assignments, write_assignments
 from graftwork.runs.documents import Assignment, Assignments
 from graftwork.store import Tx
@@ -39,6 +41,7 @@ class Seat:
     machine: Machine
     aboard: tuple[tuple[str, int], ...]
     """Jobs and fences that were there when it was found."""
+    there: tuple[Member, ...]
     verdict: Verdict
 
 
@@ -54,7 +57,8 @@ def alone(ctx: Context, job: Job) -> str | None:
 
 def host_of(machine: Machine) -> Host:
     """A machine as the planner sees it."""
-    return Host("gpu" if machine.gpus else "cpu", machine.memory, machine.cores)
+    device: Device = "gpu" if machine.gpus else "cpu"
+    return Host(Hardware(device=device, cores=machine.cores, gpu=machine.gpu), machine.memory)
 
 
 async def member_of(ctx: Context, job: Job) -> Member | None:
@@ -66,11 +70,13 @@ async def member_of(ctx: Context, job: Job) -> Member | None:
     schedule, parts = plan.spec.schedule, plan.estimate["memory"]
     resident, adapter = parts["weights"] + parts["runtime"], parts["adapter"]
     steps = max(1, schedule.total_steps * schedule.accumulation)
+    tokens = max(1, plan.estimate["trained_tokens"] // steps)
     return Member(
         key=job.id,
         kind=kind_of(plan.spec),
         shape=entry.shape,
-        tokens=max(1, plan.estimate["trained_tokens"] // steps),
+        load=Load(lora=plan.spec.lora, tokens=tokens, labelled=tokens // 2, method=plan.spec.method),
+        quantization=plan.spec.quantization,
         adapter=adapter,
         working=sum(parts.values()) - resident - adapter,
         resident=resident,
@@ -94,8 +100,18 @@ async def seat(ctx: Context, job: Job, pays: float) -> Seat | None:
             continue
         verdict = may_join(me, there, host_of(machine), pays=pays, limit=ctx.limits.company)
         if verdict.ok:
-            seats.append(Seat(machine, tuple((other.id, other.fence) for other in crew), verdict))
+            known = tuple((other.id, other.fence) for other in crew)
+            seats.append(Seat(machine, known, tuple(there), verdict))
     return max(seats, key=lambda found: found.verdict.gain, default=None)
+
+
+async def could_join(ctx: Context, job: Job, found: Seat) -> bool:
+    """Whether another job could come aboard in place of the one that found the seat."""
+    me = await member_of(ctx, job)
+    if me is None or alone(ctx, job) is not None or plan_of(job).on_gpu != (found.machine.gpus > 0):
+        return False
+    host = host_of(found.machine)
+    return may_join(me, found.there, host, pays=NO_LOSS, limit=ctx.limits.company).ok
 
 
 async def make_room(ctx: Context, job: Job, given: Mapping[str, int]) -> bool:
