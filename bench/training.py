@@ -2,9 +2,9 @@
 
     python -m bench.training [--only WORD …] [--runs 5] [--threads 2] [--gpu]
 
-Every candidate runs in a process of its own, prepared and warmed up once; then they take turns, one round each,
-so that whatever else the machine does hits all alike. Medians of the rounds. Tokens per CPU-second is the robust
-figure on a shared machine. Writes ``bench/results/training.json``, the table in docs/engine.md and
+Every candidate runs in a process of its own, prepared and warmed up once; then they take turns, one round
+each, so that whatever else the machine does hits all alike. Medians of the rounds. Tokens per CPU-second is
+the robust figure on a shared machine. Writes ``bench/results/training.json``, the table in docs/engine.md and
 ``docs/figures/training_bench.svg``; with ``--only`` it prints and writes nothing.
 """
 

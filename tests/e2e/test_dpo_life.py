@@ -12,21 +12,26 @@ CURT = ("Read the page", "You should really", "Everybody knows")
 
 
 @pytest.fixture(scope="module")
-def preferred(up: Up):
+def preferred(up: Up, tmp_path_factory):
     """A finished DPO job on the example of manners: the job object."""
-    client = up.client()
-    files = [upload(client, EXAMPLES / f"manners.{kind}.jsonl") for kind in ("train", "valid")]
+    client, folder = up.client(), tmp_path_factory.mktemp("manners")
+    files = []
+    for kind, count in (("train", 160), ("valid", 40)):
+        lines = (EXAMPLES / f"manners.{kind}.jsonl").read_text().splitlines(keepends=True)
+        (folder / f"{kind}.jsonl").write_text("".join(lines[:count]))
+        files.append(upload(client, folder / f"{kind}.jsonl"))
+    asked = {"beta": 0.2, "n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 8}
     job = client.fine_tuning.jobs.create(
         model="seedling",
         training_file=files[0],
         validation_file=files[1],
         suffix="manners",
         seed=7,
-        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": 1, "batch_size": 16}}},
+        method={"type": "dpo", "dpo": {"hyperparameters": asked}},
         extra_body={"graftwork": {"lora": {"rank": 8, "alpha": 16}, "eval_every": 10}},
     )
     assert job.method.dpo.hyperparameters.beta == 0.2
-    assert job.method.dpo.hyperparameters.learning_rate_multiplier == "auto"
+    assert job.method.dpo.hyperparameters.learning_rate_multiplier == 8
     return finish(client, job.id)
 
 
@@ -34,7 +39,7 @@ def test_the_job_succeeded_and_passed_the_gate_of_preferences(up: Up, preferred)
     assert preferred.status == "succeeded", preferred.error
     assert preferred.method.type == "dpo"
     asked = preferred.method.dpo.hyperparameters
-    assert (asked.beta, asked.n_epochs, asked.batch_size) == (0.2, 1, 16)
+    assert (asked.beta, asked.n_epochs, asked.batch_size) == (0.2, 1, 8)
     assert isinstance(asked.learning_rate_multiplier, float)
     assert preferred.hyperparameters is None
     extras = preferred.model_extra["graftwork"]

@@ -10,12 +10,14 @@ from faketime import FakeTime
 from safetensors.torch import load_file
 from tinytraining import WORDS
 
-from graftwork.core.specs import StartRef
+from graftwork.core.specs import RunSpec, StartRef
 from graftwork.data.rendering import Renderer
 from graftwork.runs.documents import Metrics, Result
 from graftwork.runs.reader import RunReader, sha256_of
 from graftwork.runs.transport import LocalTransport
 from graftwork.training.attempt import StopSignal
+from graftwork.training.base import open_engine
+from graftwork.training.engine import Engine
 from graftwork.training.solo import SoloEngine
 from graftwork.training.train_lora import Trainer
 
@@ -42,9 +44,12 @@ def make_pairs(count: int, seed: int = 0) -> list[dict[str, object]]:
 
 
 def make_trainer(base: Path, renderer: Renderer) -> Trainer:
-    """A trainer on an engine of its own."""
-    engine = SoloEngine.load(base, torch.device("cpu"))
-    return Trainer(lambda _: (engine, renderer), StopSignal(), FakeTime(tick=0.001).clocks)
+    """A trainer on an engine of its own: packed, and solo for DoRA, as ``open_base`` chooses."""
+
+    def load(spec: RunSpec) -> tuple[Engine, Renderer]:
+        return SoloEngine.load(base) if spec.lora.dora else open_engine(base), renderer
+
+    return Trainer(load, StopSignal(), FakeTime(tick=0.001).clocks)
 
 
 def train(uri: str, base: Path, renderer: Renderer, turns: int | None = None) -> None:

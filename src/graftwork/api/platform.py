@@ -17,6 +17,7 @@ from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.plans import PlansService
 from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
 from graftwork.gateway import Gateway
@@ -99,6 +100,11 @@ class Platform(Protocol):
     @property
     def kept(self) -> KeptService:
         """Requests that projects opted to keep."""
+        ...
+
+    @property
+    def plans(self) -> PlansService:
+        """Plans of jobs that are not made."""
         ...
 
     async def doctor(self) -> list[dict[str, Any]]:

@@ -80,7 +80,10 @@ def _facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         ("adapter", f"{ranks}: {adapter['parameters'] / 1e6:.1f} M weights"),
     ]
     facts += [(f"targets: {part}", ", ".join(names)) for part, names in model["targets"].items()]
-    facts += [(f"served by {name}", f"no: {why}" if why else "yes") for name, why in model["serving"].items()]
+    facts += [
+        (f"served by {name}", f"no: {why}" if why else model["unseen"].get(name, "yes"))
+        for name, why in model["serving"].items()
+    ]
     facts += [
         (f"memory: {row['method']} on {row['device']}{_held(row)}", f"{row['bytes'] / (1 << 30):.1f} GiB")
         for row in model["memory"]

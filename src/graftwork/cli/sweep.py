@@ -95,7 +95,7 @@ def sweep(
 def _follow(server: Server, found: dict[str, Any]) -> dict[str, Any]:
     told = ""
     while found["state"] == "running":
-        left = sum(trial["state"] == "in" for trial in found["trials"])
+        left = sum(trial["state"] in {"in", "best"} for trial in found["trials"])
         line = f"rung {found['rung']}: {left} of {len(found['trials'])} trials are in"
         if line != told:
             say(line)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from graftwork.cli.connection import Server, connect, existing_file
-from graftwork.cli.output import put, put_json, say
+from graftwork.cli.output import duration, put, put_json, say
 from graftwork.cli.watch import follow, outcome
 from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import Method, Quantization, TrainerName
@@ -38,6 +38,7 @@ def train(
     quantization: Quantization | None = None,
     early_stopping: int | None = None,
     max_cost: str | None = None,
+    plan: bool = False,
     detach: bool = False,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"])] = False,
     json: bool = False,
@@ -76,6 +77,8 @@ def train(
         Hold the base in 4 bits (nf4).
     max_cost:
         Refuse the job if it would cost more dollars than this.
+    plan:
+        Show what the job would do (does it fit, how long, what cost, on what, why), and start nothing.
     detach:
         Print the job's id and return.
     yes:
@@ -83,7 +86,7 @@ def train(
     """
     server = connect()
     training, held_out = existing_file(file), existing_file(validation) if validation else None
-    _confirm(server, base, training, method, max_cost, yes)
+    _confirm(server, base, training, method, max_cost, yes or plan)
     lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "rslora": rslora or None}
     asked = {
         "n_epochs": epochs,
@@ -104,6 +107,8 @@ def train(
     body["training_file"] = server.upload(training)["id"]
     if held_out:
         body["validation_file"] = server.upload(held_out)["id"]
+    if plan:
+        return _planned(server, _given(body), json)
     job = server.post("/v1/fine_tuning/jobs", _given(body))
     say(f"Job {job['id']} created.")
     code = 0
@@ -115,6 +120,37 @@ def train(
     else:
         put(job["id"] if detach or quiet else job.get("fine_tuned_model") or job["id"])
     return code
+
+
+def _planned(server: Server, body: dict[str, Any], json: bool) -> int:
+    """Show the plan; the files it was made of are deleted again. Exit code 0: it fits; 2: it does not."""
+    try:
+        found = server.post("/api/jobs/plan", body)
+    finally:
+        for name in ("training_file", "validation_file"):
+            if name in body:
+                server.call("DELETE", f"/v1/files/{body[name]}")
+    if json:
+        put_json(found)
+        return 0 if found["fits"] else 2
+    for line in plan_lines(found):
+        put(line)
+    return 0 if found["fits"] else 2
+
+
+def plan_lines(found: dict[str, Any]) -> list[str]:
+    """A plan for people: the verdict first, then how it came about."""
+    memory = found["memory_bytes"] / (1 << 30)
+    form = "4-bit base, " if found["quantization"] == "nf4" else ""
+    lines = [
+        f"fits: {'yes' if found['fits'] else 'no'} ({memory:.1f} GiB at most)",
+        f"how long: {duration(found['seconds'])} for {found['steps']:,} steps",
+        f"what cost: {found['price']} for {found['trained_tokens']:,} tokens"
+        + (f"; the machine {found['machine_cost']}" if found["machine_cost"] else ""),
+        f"on what: {found['machine'] or 'any machine'}, {form}by the {found['trainer']} trainer",
+    ]
+    lines += [f"why: {sentence}" for sentence in found["why"]]
+    return lines + [f"{name}: {why}" for name, why in found["explained"].items()]
 
 
 def _method(method: Method, asked: dict[str, Any], beta: float | None) -> dict[str, Any]:

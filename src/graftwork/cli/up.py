@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -28,6 +28,7 @@ def up(
     organization: str = "personal",
     mlflow: str | None = None,
     tensorboard: Path | None = None,
+    wandb: Literal["online", "offline"] | None = None,
     show_key: bool = False,
 ) -> int:
     """Start everything on this machine, and stop it cleanly on Ctrl-C or SIGTERM.
@@ -54,6 +55,9 @@ def up(
         URL of an MLflow server that is told every step of every job.
     tensorboard:
         Folder for TensorBoard's event files of every job.
+    wandb:
+        Tell Weights & Biases every step of every job: online ($WANDB_API_KEY), or offline into the data
+        folder.
     show_key:
         Print the first project's key although it was printed before.
     """
@@ -68,6 +72,7 @@ def up(
         allow=tuple(allow_base or ()),
         organization=organization,
         mlflow=mlflow or "",
+        wandb=wandb or "",
         tensorboard=None if tensorboard is None else tensorboard.expanduser().resolve(),
     )
     with asyncio.Runner(loop_factory=loop_factory) as runner:

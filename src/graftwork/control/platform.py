@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from graftwork import __version__
 from graftwork.artifacts import Artifacts
 from graftwork.billing import ModelPrice, current_prices, ensure_prices, publish
-from graftwork.compute.port import Provider
+from graftwork.compute.port import Need, Provider
 from graftwork.compute.registry import create_provider
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
@@ -25,7 +25,9 @@ from graftwork.control.doctor import check_all
 from graftwork.control.install import FIRST_KEY, Secrets, install_id, locked
 from graftwork.control.reconcilers.all import build_reconcilers, running
 from graftwork.control.reconcilers.endpoints import STARTING, EngineFactory, Engines
+from graftwork.control.reconcilers.jobs.admission import cheapest
 from graftwork.control.reconcilers.jobs.context import Context, Pool
+from graftwork.control.reconcilers.jobs.planning import targets_of
 from graftwork.control.services.all import Services, build_services
 from graftwork.control.services.exports import PushTokens
 from graftwork.control.settings import Settings
@@ -34,7 +36,7 @@ from graftwork.core.errors import GraftworkError, PlatformError, Unavailable
 from graftwork.core.ids import slug
 from graftwork.core.nouns import Endpoint, Project
 from graftwork.core.states import Observed
-from graftwork.models import Catalogue
+from graftwork.models import Catalogue, Target
 from graftwork.models.entry import Prices
 from graftwork.serving.client import EngineClient
 from graftwork.serving.port import Engine
@@ -82,7 +84,7 @@ class Platform:
         self.bases = bases_of(settings)
         self.tokens = PushTokens()
         services = build_services(
-            store, self.artifacts, self.bases, clock, self.bell, self.pepper, self.tokens
+            store, self.artifacts, self.bases, clock, self.bell, self.pepper, self.tokens, self._machines
         )
         self.services: Services = services
         self.files, self.jobs, self.adapters = services.files, services.jobs, services.adapters
@@ -90,6 +92,7 @@ class Platform:
         self.sweeps = services.sweeps
         self.billing, self.datasets = services.billing, services.datasets
         self.dataset_tools, self.kept = services.dataset_tools, services.kept
+        self.plans = services.plans
         self.exports = services.exports
         self.project: Project | None = None
         self.first_start = False
@@ -159,6 +162,10 @@ class Platform:
                 code="first_key_missing",
             )
         return text
+
+    async def _machines(self) -> Sequence[Target]:
+        """Machines on offer now, cheapest first."""
+        return targets_of(await cheapest(self.context, Need()))
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: name, state (ok, warn, fail), what was seen, what to do."""

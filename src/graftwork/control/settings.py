@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graftwork.billing import ModelPrice
 from graftwork.control.reconcilers.base import Pace
@@ -50,6 +50,9 @@ class Settings:
     $MLFLOW_TRACKING_TOKEN, or $MLFLOW_TRACKING_USERNAME and $MLFLOW_TRACKING_PASSWORD."""
     tensorboard: Path | None = None
     """Folder for TensorBoard's event files."""
+    wandb: Literal["", "online", "offline"] = ""
+    """Whether Weights & Biases is told every step: its service, opened by $WANDB_API_KEY, or a folder
+    ``wandb`` in the data folder."""
     agreement_bound: float | None = None
     """Largest difference between served and trained log-probabilities, in nats; None is 0.01 where both are
     computed on a CPU, and 0.3 where there is a GPU, whose engines compute in half precision."""

@@ -234,6 +234,8 @@ class Machine:
     """Bytes that training may fill there; 0 where its offer did not say."""
     cores: int = 1
     gpus: int = 0
+    gpu: str | None = None
+    """The GPU's model, as its provider names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,47 +1,34 @@
 """Which runs should train together on one machine, and which had better not. Pure: no clock, no database.
 
-Runs on one frozen base share a step: its launches and its weights are paid once for all of them. How much
-that saves follows from a model of a step's time (``step_seconds``): a fixed cost for launching a layer's
-operations, reading the weights that the step's tokens touch, and the arithmetic. The gain is large where a
-step is bound by the first two (small models, short rows, mixtures of experts, whose every touched expert is
-read once for all) and vanishes where one run fills the machine; then company saves nothing but the memory of
-a second base.
+Runs on one frozen base share a step: its launches and its weights are paid once for all of them
+(``models.steptime``). The gain is large where a step is bound by those (small models, short rows, mixtures of
+experts, whose every touched expert is read once for all) and vanishes where one run fills the machine; then
+company saves nothing but the memory of a second base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from graftwork.core.specs import RunSpec
+from graftwork.core.specs import Quantization, RunSpec
 from graftwork.models.entry import Shape
-
-Device = Literal["cpu", "gpu"]
+from graftwork.models.memory import Load
+from graftwork.models.steptime import Hardware, step_seconds
 
 PAYS = 1.25
 """Gain from which company is worth more than a machine of one's own: that much fewer machine seconds."""
 NO_LOSS = 1.02
 """Gain from which company is better than to wait until the other has ended."""
 
-_WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
-_LAUNCH = {"cpu": 0.008, "gpu": 40 * 6e-6}
-"""Seconds a layer and step that no token's work can hide: small operations on a CPU (measured, see
-``planning``); some forty kernels of 6 µs, forward and backward, on a GPU."""
-_RATE = {"cpu": 25e9, "gpu": 0.6 * 989e12}
-"""Useful operations a second: of one CPU core in fp32; of one H100 in bf16 at 60 %."""
-_BANDWIDTH = {"cpu": 10e9, "gpu": 3.35e12}
-"""Bytes a second that weights are read with, by the public peaks."""
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a machine has."""
+    """A machine."""
 
-    device: Device = "cpu"
+    hardware: Hardware
     memory: int = 0
     """Bytes that training may fill; 0 is unknown, and then nobody is refused for it."""
-    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +39,9 @@ class Member:
     kind: Hashable
     """Of ``kind_of``: only runs of one kind share a trainer."""
     shape: Shape
-    tokens: int
+    load: Load
     """Of a mean micro-batch."""
+    quantization: Quantization = "none"
     adapter: int
     """Bytes of the adapter, its gradient and its optimizer: there for as long as the run is."""
     working: int
@@ -146,7 +134,7 @@ def may_join(
     gain = gain_of(everybody, host)
     if gain < pays:
         return Verdict(False, gain, f"a step together would be only {gain:.2f} times as fast")
-    return Verdict(True, gain, f"a step together is {gain:.1f} times as fast as one after another")
+    return Verdict(True, gain, f"a step together is {gain:.2f} times as fast as one after another")
 
 
 def memory(members: Sequence[Member]) -> int:
@@ -167,30 +155,19 @@ def tokens_per_pass(members: Sequence[Member], host: Host) -> int | None:
 
 def gain_of(members: Sequence[Member], host: Host) -> float:
     """Seconds of a step of each run, one after another, over those of one step of all, as memory allows."""
-    alone = sum(step_seconds(member.shape, member.tokens, host) for member in members)
-    tokens = sum(member.tokens for member in members)
-    fits = tokens_per_pass(members, host) or tokens
-    passes = -(-tokens // max(fits, 1))
-    company = passes * step_seconds(members[0].shape, tokens / passes, host)
-    return alone / company
+    alone = sum(_seconds([member], host) for member in members)
+    limit = tokens_per_pass(members, host)
+    passes: list[list[Member]] = []
+    for member in members:
+        held = sum(other.load.tokens for other in passes[-1]) if passes else 0
+        if passes and (limit is None or held + member.load.tokens <= limit):
+            passes[-1].append(member)
+        else:
+            passes.append([member])
+    return alone / sum(_seconds(group, host) for group in passes)
 
 
-def step_seconds(shape: Shape, tokens: float, host: Host) -> float:
-    """A model of the time of one forward and backward pass of ``tokens`` tokens; not a measurement.
-
-    Launches of all layers, and the longer of reading the weights that are touched (twice) and of the
-    arithmetic (two operations a weight and token forward, two backward). Of E experts, k at a time, a batch
-    of n tokens touches E(1 - (1 - k/E)^n).
-    """
-    width = 4 if host.device == "cpu" else _WIDTH.get(shape.dtype, 2)
-    rate = _RATE[host.device] * (host.cores if host.device == "cpu" else 1)
-    routed = shape.block_parameters - shape.active_parameters
-    if shape.experts and shape.active_experts and routed > 0:
-        one = routed / (shape.experts - shape.active_experts)
-        met = shape.experts * (1 - (1 - shape.active_experts / shape.experts) ** tokens)
-        read = shape.active_parameters + one * max(0.0, met - shape.active_experts)
-    else:
-        read = float(shape.block_parameters)
-    reading = 2 * read * width / _BANDWIDTH[host.device]
-    working = 4 * shape.active_parameters * tokens / rate
-    return shape.layers * _LAUNCH[host.device] + max(reading, working)
+def _seconds(members: Sequence[Member], host: Host) -> float:
+    first = members[0]
+    loads = [member.load for member in members]
+    return step_seconds(first.shape, loads, host.hardware, quantization=first.quantization)

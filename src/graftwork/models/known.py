@@ -14,7 +14,7 @@ from graftwork.models.rates import lora_rate, prices
 from graftwork.models.shape import LinearAttention, Shape
 from graftwork.models.support import support_of
 
-_LLAMA = "llama3.1 (Meta's community licence; ask for access on the Hub)"
+_LLAMA = "{} (Meta's community licence; ask for access on the Hub)"
 _MASK = "its template marks no answers; they are found by rendering each conversation in steps"
 _QWEN = "ChatML with tools and <think>; " + _MASK
 
@@ -69,10 +69,10 @@ def _qwen(name: str, sizes: tuple[int, int, int, int, int, int], **more: Any) ->
     return known_entry(f"Qwen/{name}", "main", shape, "apache-2.0", chat=_QWEN)
 
 
-def _llama(name: str, sizes: tuple[int, int, int, int, int, int]) -> CatalogueEntry:
+def _llama(name: str, licence: str, sizes: tuple[int, int, int, int, int, int]) -> CatalogueEntry:
     shape = _shape("llama", sizes, 128_256, 131_072)
     chat = f"Llama 3 headers, with tools; {_MASK}"
-    return known_entry(f"meta-llama/{name}", "main", shape, _LLAMA, chat=chat)
+    return known_entry(f"meta-llama/{name}", "main", shape, _LLAMA.format(licence), chat=chat)
 
 
 def _mistral(
@@ -134,9 +134,9 @@ KNOWN: tuple[CatalogueEntry, ...] = (
         gated=True,
         linear_attention=LinearAttention(layers=36, key_heads=16, value_heads=32, key_dim=128, value_dim=128),
     ),
-    _llama("Llama-3.1-8B-Instruct", (4096, 32, 14336, 32, 8, 128)),
-    _llama("Llama-3.1-70B-Instruct", (8192, 80, 28672, 64, 8, 128)),
-    _llama("Llama-3.3-70B-Instruct", (8192, 80, 28672, 64, 8, 128)),
+    _llama("Llama-3.1-8B-Instruct", "llama3.1", (4096, 32, 14336, 32, 8, 128)),
+    _llama("Llama-3.1-70B-Instruct", "llama3.1", (8192, 80, 28672, 64, 8, 128)),
+    _llama("Llama-3.3-70B-Instruct", "llama3.3", (8192, 80, 28672, 64, 8, 128)),
     _mistral("Mistral-7B-Instruct-v0.3", (4096, 32, 14336, 32, 8, 128), 32_768),
     _mistral(
         "Mistral-Small-24B-Instruct-2501",

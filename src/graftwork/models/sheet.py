@@ -19,7 +19,8 @@ def sheet(entry: CatalogueEntry, lora: LoraSpec | None = None) -> dict[str, Any]
 
     Keys: ``shape`` (sizes), ``active_parameters`` (embeddings left out), ``targets`` (names by part of the
     model), ``adapter`` (what ``lora``, or the default, weighs), ``serving`` (engine to empty text or to why
-    not), ``memory`` (bytes by device, quantization and method), ``chat`` and ``notes``.
+    not), ``unseen`` (engine to what of it could not be run here), ``memory`` (bytes by device, quantization
+    and method), ``chat`` and ``notes``.
     """
     lora = lora or entry.lora
     shape = entry.shape
@@ -33,10 +34,18 @@ def sheet(entry: CatalogueEntry, lora: LoraSpec | None = None) -> dict[str, Any]
             "parameters": adapter_parameters(shape, lora),
         },
         "serving": servers(shape, lora) if entry.family in SUPPORT else {},
+        "unseen": _unseen(entry),
         "memory": memory_of(entry, lora),
         "chat": entry.chat,
         "notes": entry.notes,
     }
+
+
+def _unseen(entry: CatalogueEntry) -> dict[str, str]:
+    support = SUPPORT.get(entry.family)
+    return (
+        {name: engine.unseen for name, engine in support.engines.items() if engine.unseen} if support else {}
+    )
 
 
 def memory_of(entry: CatalogueEntry, lora: LoraSpec) -> list[dict[str, Any]]:

@@ -71,8 +71,8 @@ ABILITIES: dict[TrainerName, Ability] = {
     ),
     "axolotl": Ability(package="axolotl", nf4=True, dora=True, rslora=True, lora_plus=True, neftune=True),
     "unsloth": Ability(package="unsloth", nf4=True, rslora=True, neftune=True, gpu=True),
-    "nemo": Ability(package="megatron-bridge", gpu=True),
-    "neuron": Ability(package="optimum-neuron", gpu=True),
+    "nemo": Ability(package="megatron-bridge", resumes=False, gpu=True),
+    "neuron": Ability(package="optimum-neuron", resumes=False, gpu=True),
 }
 COMMANDS: tuple[TrainerName, ...] = tuple(name for name, ability in ABILITIES.items() if ability.package)
 """Trainers that are another tool's command."""
@@ -119,6 +119,7 @@ def _asked(spec: RunSpec, ability: Ability) -> list[tuple[str, bool, bool]]:
         ("quantization", spec.quantization != "none", ability.nf4),
         ("lora.dora", lora.dora, ability.dora),
         ("lora.rslora", lora.rslora, ability.rslora),
+        ("lora.alpha", bool(ability.package) and not lora.alpha.is_integer(), False),  # they want whole ones
         ("lora.expert_rank", lora.expert_rank is not None, ability.expert_rank),
         ("lora_plus", schedule.lora_plus not in (None, 1), ability.lora_plus),
         ("neftune_alpha", schedule.neftune_alpha is not None, ability.neftune),

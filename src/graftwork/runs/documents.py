@@ -204,5 +204,8 @@ class Result(Document):
     """Of the base model alone."""
     valid_tokens: int = 0
     """Labelled tokens of the validation set."""
+    extra: dict[str, float] = {}
+    """What a method measures of held-out rows besides the loss: of the result's adapter behind ``eval_``, of
+    the base model behind ``base_``."""
     probes: list[Probe] = []
     machine: dict[str, Any] = {}

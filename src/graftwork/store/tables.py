@@ -235,6 +235,7 @@ machines = Table(
     _integer("memory"),
     _integer("cores"),
     _integer("gpus"),
+    _text("gpu", null=True),
     Index(None, "job_id", "fence"),
     Index(None, "state"),
 )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from graftwork.core.errors import PlatformError, TrainingError, UserError
-from graftwork.core.specs import BaseRef
+from graftwork.core.specs import BaseRef, RunSpec
 from graftwork.data.rendering import Renderer
 from graftwork.models.cache import locate
 from graftwork.training.engine import Engine
@@ -17,18 +17,19 @@ CACHE = "GRAFTWORK_CACHE"
 """Environment variable: the folder that base models are downloaded to."""
 
 
-def open_base(base: BaseRef) -> tuple[Engine, Renderer]:
-    """Find (or download), check and load a base model.
+def open_base(spec: RunSpec) -> tuple[Engine, Renderer]:
+    """Find (or download), check and load the base model of a run.
 
-    Adapters share steps where the model can run packed; else they take turns.
+    Adapters share steps where the model can run packed; else they take turns. DoRA trains alone.
 
     Raises:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
-    folder = locate_base(base)
+    folder = locate_base(spec.base)
     try:
-        return open_engine(folder), Renderer.load(folder)
+        engine = SoloEngine.load(folder) if spec.lora.dora else open_engine(folder)
+        return engine, Renderer.load(folder)
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 

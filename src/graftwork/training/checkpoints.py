@@ -38,6 +38,8 @@ class Progress(Document):
     worse: int = 0
     """Evaluations since the best."""
     base_valid_loss: float | None = None
+    measured: dict[str, float] = Field(default_factory=dict[str, float])
+    """What the method measures of held-out rows: of the best step (``eval_``), of the base (``base_``)."""
     metrics: dict[str, float] = Field(default_factory=dict[str, float])
     """Of the last step, under OpenAI's names for a checkpoint's metrics."""
 

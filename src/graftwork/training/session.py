@@ -105,7 +105,9 @@ class Session:
             if self.evaluator:
                 self.reporter.phase("evaluating")
                 base = self.evaluator.measure(None, self.reporter.beat)
-                self.progress = self.progress.advance(base_valid_loss=base.mean_loss)
+                self.progress = self.progress.advance(
+                    base_valid_loss=base.mean_loss, measured=measures(base, "base_")
+                )
         self.reporter.at(self.progress.step, self.progress.tokens)
         self.reporter.phase("training")
 
@@ -224,7 +226,10 @@ class Session:
         )
         if better:
             self.best = self.adapter.weights.clone()
-            self.progress = self.progress.advance(best_step=self.progress.step, best_loss=loss, worse=0)
+            measured = self.progress.measured | measures(valid, "eval_")
+            self.progress = self.progress.advance(
+                best_step=self.progress.step, best_loss=loss, worse=0, measured=measured
+            )
         else:
             self.progress = self.progress.advance(worse=self.progress.worse + 1)
         scores = _named("valid", valid)
@@ -290,6 +295,7 @@ class Session:
                 valid_loss=progress.best_loss,
                 base_valid_loss=progress.base_valid_loss,
                 valid_tokens=self.evaluator.tokens if self.evaluator else 0,
+                extra=progress.measured,
                 probes=self.prober.take(self.adapter) if files else [],
                 machine=dict(self.engine.describe()),
             )

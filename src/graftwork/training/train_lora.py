@@ -34,7 +34,7 @@ from graftwork.training.machine import set_threads
 from graftwork.training.reporting import Reporter
 from graftwork.training.session import Session
 
-LoadBase = Callable[[BaseRef], tuple[Engine, Renderer]]
+LoadBase = Callable[[RunSpec], tuple[Engine, Renderer]]
 OpenAttempt = Callable[[str, Time, StopSignal], Attempt]
 FindBackend = Callable[[RunSpec], Backend | None]
 
@@ -164,7 +164,7 @@ class Trainer:
             backend.run(attempt)
             return
         if self._base is None:
-            self._base = (attempt.spec.base, *self._load(attempt.spec.base))
+            self._base = (attempt.spec.base, *self._load(attempt.spec))
         base, engine, renderer = self._base
         if base != attempt.spec.base:
             raise PlatformError(

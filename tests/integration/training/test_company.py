@@ -82,13 +82,22 @@ def agree(kind: str, uri: str, fence: int, lone: str) -> float:
     return off
 
 
-@pytest.mark.parametrize("limit", [None, 200])
 def test_sixteen_who_come_and_go_equal_themselves_alone(
-    tmp_path: Path, load: Load, renderer: Renderer, kind: str, lone: Callable[[int], str], limit: int | None
+    tmp_path: Path, load: Load, renderer: Renderer, kind: str, lone: Callable[[int], str]
 ):
-    numbers = random.Random(f"joint/{limit}")
-    count = 16 if limit is None else 6
-    company = Company(load(), renderer, limit)
+    come_and_go(Company(load(), renderer), tmp_path, kind, lone, 16)
+
+
+@pytest.mark.parametrize("kind", ["packed"], indirect=True)
+def test_six_who_share_passes_of_200_tokens_equal_themselves_alone(
+    tmp_path: Path, load: Load, renderer: Renderer, kind: str, lone: Callable[[int], str]
+):
+    come_and_go(Company(load(), renderer, 200), tmp_path, kind, lone, 6)
+
+
+def come_and_go(company: Company, tmp_path: Path, kind: str, lone: Callable[[int], str], count: int) -> None:
+    """Runs that come aboard, pause and come back at random turns; each is compared with itself alone."""
+    numbers = random.Random(f"joint/{count}")
     runs = {n: motley(tmp_path / f"in{n}", n) for n in range(count)}
     fences = dict.fromkeys(runs, 1)
     waiting = {n: numbers.randint(0, 10) for n in runs}  # by turn of coming aboard
@@ -174,23 +183,45 @@ POISONS = [
 ]
 
 
-@pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
-def test_a_poisoned_neighbour_changes_nothing(
-    tmp_path: Path, load: Load, renderer: Renderer, kind: str, lone: Callable[[int], str], poison: Poison
-):
+def poisoned(
+    tmp_path: Path,
+    load: Load,
+    renderer: Renderer,
+    kind: str,
+    lone: Callable[[int], str],
+    poisons: list[Poison],
+) -> None:
+    """Three runs among poisoned ones equal themselves alone."""
     healthy = [motley(tmp_path / f"h{n}", n) for n in (1, 2, 3)]
+    bad = [motley(tmp_path / f"bad{n}", 7) for n in range(len(poisons))]
     company = Company(load(), renderer)
-    company.join(healthy[0]).join(bad := motley(tmp_path / "bad", 7))
-    for uri in healthy[1:]:
+    company.join(healthy[0])
+    for uri in [*bad, *healthy[1:]]:
         company.join(uri)
     company.turn(3)
-    poison(company, bad)
+    for poison, uri in zip(poisons, bad, strict=True):
+        poison(company, uri)
     company.turn(3)
-    assert poison in (unlabelled, folder_gone) or not company.aboard(bad)
+    for poison, uri in zip(poisons, bad, strict=True):
+        assert poison in (unlabelled, folder_gone) or not company.aboard(uri)
     company.finish()
     for n, uri in zip((1, 2, 3), healthy, strict=True):
         assert outcome(uri) is Outcome.SUCCEEDED
         agree(kind, uri, 1, lone(n))
+
+
+def test_poisoned_neighbours_change_nothing(
+    tmp_path: Path, load: Load, renderer: Renderer, kind: str, lone: Callable[[int], str]
+):
+    poisoned(tmp_path, load, renderer, kind, lone, POISONS)
+
+
+@pytest.mark.parametrize("kind", ["packed"], indirect=True)
+@pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
+def test_each_poison_alone_changes_nothing(
+    tmp_path: Path, load: Load, renderer: Renderer, kind: str, lone: Callable[[int], str], poison: Poison
+):
+    poisoned(tmp_path, load, renderer, kind, lone, [poison])
 
 
 def works(engine: Engine, renderer: Renderer, count: int) -> list[Work]:

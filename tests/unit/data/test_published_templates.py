@@ -5,6 +5,7 @@ assistant's turn to its end. Conversations are generated: several turns, tool ca
 reasoning, weights. Qwen3's and Llama's templates are read as TRL ships them, byte for byte as published.
 """
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def with_special(tmp, specials, eos):
     folder = tmp.mktemp("published")
     inner.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
-        f'{{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "{eos}", "bos_token": "{specials[0]}"}}'
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "bos_token": specials[0]})
     )
     return TextTokenizer(folder)
 

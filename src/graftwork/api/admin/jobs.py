@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from graftwork.api.auth import Caller, OnPlatform
 from graftwork.api.platform import Platform
-from graftwork.api.wire.jobs import Log, event_wire, job_wire, log_wire, progress_wire
+from graftwork.api.wire.jobs import CreateJob, Log, event_wire, job_wire, log_wire, progress_wire
 from graftwork.control.services.logs import LogsService
 from graftwork.control.views import JobView
 from graftwork.core.errors import InvalidRequest
@@ -23,6 +23,12 @@ PAUSE = 0.5
 QUIET = 15.0
 """Seconds after which a comment keeps a silent connection open."""
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@router.post("/plan")
+async def plan_job(body: CreateJob, caller: Caller, platform: OnPlatform) -> dict[str, Any]:
+    """What a job of this body would do: does it fit, how long, what cost, on what, and why. None is made."""
+    return await platform.plans.plan(caller.project_id, body.request())
 
 
 @router.get("/{job_id}/watch", response_class=StreamingResponse)

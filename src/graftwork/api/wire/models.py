@@ -68,6 +68,8 @@ class ModelSheet(CatalogueModel):
     """``rank``, ``expert_rank`` and ``parameters`` of the default adapter."""
     serving: dict[str, str]
     """Engine to why it cannot serve the default adapter; empty text where it can."""
+    unseen: dict[str, str]
+    """Engine to what of its serving such an adapter could not be run by our tests."""
     memory: list[dict[str, Any]]
     """Peak bytes of a run by device, quantization and method."""
     chat: str

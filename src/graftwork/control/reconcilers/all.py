@@ -26,10 +26,11 @@ from graftwork.control.settings import Settings
 from graftwork.trackers.mlflow import MLflow
 from graftwork.trackers.port import Tracker
 from graftwork.trackers.tensorboard import TensorBoard
+from graftwork.trackers.weights_biases import WandB
 
 SWEEP = 60.0
 """Seconds between two sweeps."""
-MIRROR = 2.0
+MIRROR = {"mlflow": 2.0, "tensorboard": 5.0, "wandb": 60.0}
 """Seconds between two tellings of a job's steps to a tracker."""
 EXPORTS = 1
 """Exports made at a time: each keeps a core busy."""
@@ -85,7 +86,7 @@ def build_reconcilers(
                 ctx.reader,
                 clock=ctx.clock,
                 bell=bell,
-                pace=replace(pace, poll=max(pace.poll, MIRROR)),
+                pace=replace(pace, poll=max(pace.poll, MIRROR[tracker.name])),
                 owner=owner,
             )
             for tracker in trackers_of(settings)
@@ -103,6 +104,8 @@ def trackers_of(settings: Settings) -> list[Tracker]:
         found.append(MLflow(settings.mlflow, token=token, login=(user, password or "") if user else None))
     if settings.tensorboard is not None:
         found.append(TensorBoard(settings.tensorboard))
+    if settings.wandb:
+        found.append(WandB(settings.data / "wandb", settings.wandb))
     return found
 
 

@@ -17,6 +17,7 @@ from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.kept import KeptService
 from graftwork.control.services.keys import KeysService
 from graftwork.control.services.models import ModelsService
+from graftwork.control.services.plans import Machines, PlansService, nowhere
 from graftwork.control.services.projects import ProjectsService
 from graftwork.control.services.sweeps import SweepsService
 from graftwork.core.clock import Clock
@@ -33,6 +34,7 @@ class Services:
     datasets: DatasetsService
     dataset_tools: DatasetTools
     kept: KeptService
+    plans: PlansService
     jobs: JobsService
     adapters: AdaptersService
     sweeps: SweepsService
@@ -49,9 +51,12 @@ def build_services(
     bell: Bell,
     pepper: bytes,
     tokens: PushTokens | None = None,
+    machines: Machines = nowhere,
 ) -> Services:
-    """The services over a store; ``bell`` and ``tokens`` are shared with the reconcilers."""
+    """The services over a store; ``bell`` and ``tokens`` are shared with the reconcilers, and ``machines``
+    are what they have on offer."""
     files = FilesService(store, artifacts, clock)
+    jobs = JobsService(store, bases, clock, bell)
     return Services(
         projects=ProjectsService(store, clock),
         keys=KeysService(store, clock, bell, pepper),
@@ -59,7 +64,8 @@ def build_services(
         datasets=DatasetsService(store, artifacts, bases),
         dataset_tools=DatasetTools(files, artifacts, bases),
         kept=KeptService(store, files),
-        jobs=JobsService(store, bases, clock, bell),
+        plans=PlansService(store, artifacts, bases, jobs, machines),
+        jobs=jobs,
         sweeps=SweepsService(store, bases, clock, bell),
         adapters=AdaptersService(store, artifacts, clock, bell),
         exports=ExportsService(store, artifacts, clock, bell, tokens or PushTokens()),

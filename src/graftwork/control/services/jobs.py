@@ -47,7 +47,7 @@ class JobsService:
             Conflict: the key was used for another request, or the adapter exists on another base model.
         """
         checked = check_request(request)
-        base, start, options = await self._began(project_id, request, checked.options)
+        base, start, options = await self.began(project_id, request, checked.options)
         self._check_name(checked.adapter)
         now = self._clock.now()
         job = Job(
@@ -192,7 +192,7 @@ class JobsService:
         ]
         return Page(views, page.has_more)
 
-    async def _began(
+    async def began(
         self, project_id: str, request: JobRequest, options: TrainingOptions
     ) -> tuple[str, Json | None, TrainingOptions]:
         """The base model, and where ``model`` is one of the project's own, what the run begins with."""

@@ -8,11 +8,13 @@ as the trainer is. A backend's own package is imported when it is asked for, nev
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from graftwork.core.errors import PlatformError
 from graftwork.core.specs import RunSpec, TrainerName
+from graftwork.models.trainers import COMMANDS
 from graftwork.training.attempt import Attempt
 
 
@@ -31,6 +33,18 @@ class Backend(Protocol):
         ...
 
 
+def _command(name: TrainerName) -> Callable[[], Backend]:
+    """A tool's recipe lies in the module of its name."""
+
+    def opened() -> Backend:
+        from graftwork.training.backends.command import CommandBackend
+
+        module = importlib.import_module(f"graftwork.training.backends.{name}")
+        return CommandBackend(module.RECIPE)
+
+    return opened
+
+
 def _trl() -> Backend:
     try:
         from graftwork.training.backends.trl import Trl
@@ -39,7 +53,10 @@ def _trl() -> Backend:
     return Trl()
 
 
-BACKENDS: dict[TrainerName, Callable[[], Backend]] = {"trl": _trl}
+BACKENDS: dict[TrainerName, Callable[[], Backend]] = {
+    "trl": _trl,
+    **{name: _command(name) for name in COMMANDS},
+}
 """How each trainer is opened. Opening imports its package and may raise ``not_installed``."""
 
 

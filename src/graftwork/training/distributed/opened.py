@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from graftwork.core.specs import BaseRef
+from graftwork.core.specs import RunSpec
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
 from graftwork.training.base import locate_base
@@ -16,11 +16,11 @@ from graftwork.training.distributed.group import Group
 from graftwork.training.solo import SoloEngine
 
 
-def loader(group: Group) -> Callable[[BaseRef], tuple[ShardedEngine, Renderer]]:
+def loader(group: Group) -> Callable[[RunSpec], tuple[ShardedEngine, Renderer]]:
     """Like ``open_base``, for one rank: the base model passes through main memory, layer by layer."""
 
-    def load(base: BaseRef) -> tuple[ShardedEngine, Renderer]:
-        folder = locate_base(base)
+    def load(spec: RunSpec) -> tuple[ShardedEngine, Renderer]:
+        folder = locate_base(spec.base)
         dtype = torch.bfloat16 if group.device.type == "cuda" else torch.float32
         solo = SoloEngine.load(folder, torch.device("cpu"), dtype)
         return ShardedEngine(solo, group), Renderer.load(folder)

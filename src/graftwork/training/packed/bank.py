@@ -131,34 +131,45 @@ class Bank:
         self.weights = torch.zeros(rows, plan.size, device=device)
         self.grads = torch.zeros(rows, plan.size, device=device)
         self.free = list(range(rows))
-        self._views: dict[tuple[str, bool], Matrices] = {}
+        self._views: dict[tuple[str, int, int], Matrices | None] = {}
 
-    def matrices(self, key: str, slopes: bool = False) -> Matrices | None:
-        """All adapters' matrices of a group, or their gradients; None: the plan does not adapt it."""
-        pair = self.plan.pairs.get(key)
-        if pair is None:
-            return None
-        found = self._views.get((key, slopes))
-        if found is None:
-            table, rank = self.grads if slopes else self.weights, self.plan.rank
-            found = self._views[(key, slopes)] = Matrices(
-                table[:, pair.a].unflatten(1, (-1, pair.fan_in)),
-                tuple(
-                    (table[:, where].unflatten(1, (out, rank)), columns)
-                    for where, out, columns in pair.members
-                ),
+    def matrices(self, key: str, slots: slice) -> Matrices | None:
+        """The matrices of a group for some rows, and their gradients; None: the plan does not adapt it."""
+        at = (key, slots.start, slots.stop)
+        if at not in self._views:
+            pair = self.plan.pairs.get(key)
+            self._views[at] = None if pair is None else self._view(pair, slots)
+        return self._views[at]
+
+    def adapts(self, key: str) -> bool:
+        """Whether the plan adapts a module of this group."""
+        return key in self.plan.pairs
+
+    def _view(self, pair: Pair, slots: slice) -> Matrices:
+        rank = self.plan.rank
+
+        def blocks(table: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            rows = table[slots]
+            return rows[:, pair.a].unflatten(1, (-1, pair.fan_in)), tuple(
+                rows[:, where].unflatten(1, (out, rank)) for where, out, _ in pair.members
             )
-        return found
+
+        columns = tuple(columns for _, _, columns in pair.members)
+        return Matrices(*blocks(self.weights), *blocks(self.grads), columns)
 
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """Views of a bank's table for one group."""
+    """Views of some rows of a bank for one group."""
 
     a: torch.Tensor
     """[rows, rank × members, in]."""
-    b: tuple[tuple[torch.Tensor, slice], ...]
-    """For each member: [rows, out, rank] and its columns in the group's output."""
+    b: tuple[torch.Tensor, ...]
+    """For each member [rows, out, rank]."""
+    da: torch.Tensor
+    db: tuple[torch.Tensor, ...]
+    columns: tuple[slice, ...]
+    """For each member: its columns in the group's output."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

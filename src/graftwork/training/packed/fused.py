@@ -15,11 +15,10 @@ from torch.autograd import Function
 
 from graftwork.training.packed.attention import core, core_back
 from graftwork.training.packed.elementwise import (
-    Turn,
     gate,
     gate_back_,
-    inverse_norm,
     norm,
+    norm_again,
     norm_back,
     turn,
     turn_back_,
@@ -87,42 +86,41 @@ class AttentionHalf(Function):
         ctx: Any, h: torch.Tensor, anchor: torch.Tensor, part: AttentionPart, now: Pass
     ) -> torch.Tensor:
         """[T, width] to the same, or to [n, width] in the last layer."""
-        entered, shares = _linear(part.entry, norm(h, part.norm, part.eps), now.cohorts)
-        query, key, value, _ = _heads(part, now, entered)
+        entering, scale = norm(h, part.norm, part.eps)
+        entered, shares = _linear(part.entry, entering, now.cohorts)
+        raw, value = _heads(part, entered)
+        (query, *query_size), (key, *key_size) = (
+            turn(x, now.cos, now.sin, weight, part.eps)
+            for x, weight in zip(raw, (part.query_norm, part.key_norm), strict=True)
+        )
         mixed, kept = core(query, key, value, now.buckets, part.scale, part.window)
         flat = mixed.flatten(1)
         chosen = flat.index_select(0, now.where) if part.last else flat
         out, exit_shares = _linear(part.exit, chosen, now.labelled if part.last else now.cohorts)
         out += h.index_select(0, now.where) if part.last else h
         ctx.part, ctx.now, ctx.shares, ctx.kept = part, now, (shares, exit_shares), kept
-        ctx.save_for_backward(h, entered, flat)
+        ctx.raw = raw, (*query_size, *key_size)
+        ctx.save_for_backward(h, scale, query, key, value, mixed)
         return out
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         """Toward h, if it wants a gradient."""
-        (slope,), (h, entered, flat) = slopes, ctx.saved_tensors
+        (slope,), (h, scale, *made) = slopes, ctx.saved_tensors
         part, now, (shares, exit_shares) = ctx.part, ctx.now, ctx.shares
-        slope = slope.contiguous()
-        wanted = ctx.needs_input_grad[0]
-        chosen = flat.index_select(0, now.where) if part.last else flat
+        slope, flat = slope.contiguous(), made[-1].flatten(1)
         back = times(slope, part.exit.weight.t())
-        backward_(
-            part.exit.key,
-            now.labelled if part.last else now.cohorts,
-            exit_shares,
-            lambda: chosen,
-            slope,
-            back,
-        )
+        cohorts = now.labelled if part.last else now.cohorts
+        chosen = flat.index_select(0, now.where) if part.last else flat
+        backward_(part.exit.key, cohorts, exit_shares, lambda: chosen, slope, back)
         if part.last:
             back = torch.zeros_like(flat).index_copy_(0, now.where, back)
-        toward = _attention_back(part, now, entered, flat, ctx.kept, back)
-        dx = times(toward, part.entry.weight.t()) if wanted else None
-        backward_(part.entry.key, now.cohorts, shares, lambda: norm(h, part.norm, part.eps), toward, dx)
+        toward = _attention_back(part, now, tuple(made), ctx.kept, ctx.raw, back)
+        dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
+        backward_(part.entry.key, now.cohorts, shares, lambda: norm_again(h, part.norm, scale), toward, dx)
         if dx is None:
             return None, None, None, None
-        dh = norm_back(dx, h, part.norm, part.eps)
+        dh = norm_back(dx, h, part.norm, scale)
         if part.last:
             dh.index_add_(0, now.where, slope)
         else:
@@ -130,44 +128,42 @@ class AttentionHalf(Function):
         return dh, None, None, None
 
 
-def _heads(
-    part: AttentionPart, now: Pass, entered: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, Turn, torch.Tensor | None]]]:
-    """Query and key, normalised and turned, and value, all [T, heads, d]; and how the first two were made."""
+Raw = tuple[torch.Tensor, torch.Tensor]
+"""Query and key as the product made them, [T, heads, d]."""
+
+
+def _heads(part: AttentionPart, entered: torch.Tensor) -> tuple[Raw, torch.Tensor]:
+    """Query and key, and value, of the product [T, …]."""
     made = entered.unflatten(1, (-1, part.size))
-    edges = (part.heads, part.heads + part.kv_heads)
-    turned: list[tuple[torch.Tensor, Turn, torch.Tensor | None]] = []
-    for raw, weight in (
-        (made[:, : edges[0]], part.query_norm),
-        (made[:, edges[0] : edges[1]], part.key_norm),
-    ):
-        scale = None if weight is None else inverse_norm(raw, part.eps).to(raw.dtype)
-        turned.append((raw, Turn(now.cos, now.sin, weight), scale))
-    return turn(*turned[0]), turn(*turned[1]), made[:, edges[1] :], turned
+    last = part.heads + part.kv_heads
+    return (made[:, : part.heads], made[:, part.heads : last]), made[:, last:]
 
 
 def _attention_back(
     part: AttentionPart,
     now: Pass,
-    entered: torch.Tensor,
-    flat: torch.Tensor,
+    made: tuple[torch.Tensor, ...],
     kept: list[torch.Tensor],
+    raw: tuple[Raw, tuple[torch.Tensor | None, ...]],
     slope: torch.Tensor,
 ) -> torch.Tensor:
-    """Gradient toward the product of query, key and value [T, …]."""
-    query, key, value, turned = _heads(part, now, entered)
-    heads = (-1, part.size)
-    made = (query, key, value, flat.unflatten(1, heads))
-    dq, dk, dv = core_back(slope.unflatten(1, heads), made, kept, now.buckets, part.scale, part.window)
-    toward = torch.empty_like(entered)
-    parts = toward.unflatten(1, (-1, part.size))
-    edges = (part.heads, part.heads + part.kv_heads)
-    for into, gradient, (raw, table, scale) in (
-        (parts[:, : edges[0]], dq, turned[0]),
-        (parts[:, edges[0] : edges[1]], dk, turned[1]),
+    """Gradient toward the product of query, key and value [T, …]; ``made``: these and the output."""
+    query, key, value, out = made
+    slopes = core_back(
+        slope.unflatten(1, (-1, part.size)),
+        (query, key, value, out),
+        kept,
+        now.buckets,
+        part.scale,
+        part.window,
+    )
+    toward = slope.new_empty(slope.shape[0], (part.heads + 2 * part.kv_heads) * part.size)
+    (into_query, into_key), into_value = _heads(part, toward)
+    for into, x, scale, weight, gradient in zip(
+        (into_query, into_key), *raw, (part.query_norm, part.key_norm), slopes[:2], strict=True
     ):
-        turn_back_(into, gradient, raw, table, scale)
-    parts[:, edges[1] :].copy_(dv)
+        turn_back_(into, gradient, x, now.cos, now.sin, weight, scale)
+    into_value.copy_(slopes[2])
     return toward
 
 
@@ -178,24 +174,25 @@ class MlpHalf(Function):
     def forward(ctx: Any, h: torch.Tensor, anchor: torch.Tensor, part: MlpPart, now: Pass) -> torch.Tensor:
         """[T, width] to the same."""
         cohorts = now.labelled if part.last else now.cohorts
-        both, shares = _linear(part.entry, norm(h, part.norm, part.eps), cohorts)
+        entering, scale = norm(h, part.norm, part.eps)
+        both, shares = _linear(part.entry, entering, cohorts)
         out, exit_shares = _linear(part.exit, gate(both), cohorts)
         out += h
         ctx.part, ctx.cohorts, ctx.shares = part, cohorts, (shares, exit_shares)
-        ctx.save_for_backward(h, both)
+        ctx.save_for_backward(h, scale, both)
         return out
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
-        """Toward h, if it wants a gradient."""
-        (slope,), (h, both) = slopes, ctx.saved_tensors
+        """Toward h, if it wants a gradient. What was kept is used up."""
+        (slope,), (h, scale, both) = slopes, ctx.saved_tensors
         part, cohorts, (shares, exit_shares) = ctx.part, ctx.cohorts, ctx.shares
         slope = slope.contiguous()
         back = times(slope, part.exit.weight.t())
         backward_(part.exit.key, cohorts, exit_shares, lambda: gate(both), slope, back)
         toward = gate_back_(back, both)
         dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
-        backward_(part.entry.key, cohorts, shares, lambda: norm(h, part.norm, part.eps), toward, dx)
+        backward_(part.entry.key, cohorts, shares, lambda: norm_again(h, part.norm, scale), toward, dx)
         if dx is None:
             return None, None, None, None
-        return norm_back(dx, h, part.norm, part.eps).add_(slope), None, None, None
+        return norm_back(dx, h, part.norm, scale).add_(slope), None, None, None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from graftwork.training.packed.kernels import kernels
 from graftwork.training.packed.matmul import times
 
 CHUNK_ELEMENTS = 1 << 22
@@ -50,13 +51,25 @@ def answer(
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
         logits = times(hidden[part], weight).float()
-        wanted = targets[part, None]
-        best, chosen = logits.amax(-1), logits.gather(1, wanted)[:, 0]
-        hits[part] = chosen == best
-        table = torch.softmax(logits, -1)
-        losses[part] = best - chosen - table.amax(-1).log()
-        if slopes is not None and gradient is not None:
-            slope = slopes[part, None]
-            table.mul_(slope).scatter_add_(1, wanted, -slope)
+        slope = None if slopes is None else slopes[part]
+        losses[part], hits[part], table = _chunk(logits, targets[part], slope)
+        if gradient is not None:
             gradient[part] = times(table.to(hidden.dtype), weight.t())
     return Answered(losses, hits, gradient)
+
+
+def _chunk(
+    logits: torch.Tensor, targets: torch.Tensor, slopes: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses and hits [n], and the gradient of the ``logits`` [n, vocabulary], which are used up."""
+    run = kernels(logits)
+    if run is not None:
+        losses, hits = logits.new_empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
+        run("answer", logits, targets, slopes, losses, hits, *logits.shape)
+        return losses, hits, logits
+    best, chosen = logits.amax(-1), logits.gather(1, targets[:, None])[:, 0]
+    table = torch.softmax(logits, -1)
+    losses = best - chosen - table.amax(-1).log()
+    if slopes is not None:
+        table.mul_(slopes[:, None]).scatter_add_(1, targets[:, None], -slopes[:, None])
+    return losses, chosen == best, table

@@ -72,7 +72,7 @@ class PackedLinear(nn.Module):
         """[..., in] to [..., out]."""
         flat = x.reshape(-1, x.shape[-1])
         y = self._frozen(flat)
-        active = tuple(cohort for cohort in self.now.cohorts if cohort.bank.matrices(self.key))
+        active = tuple(cohort for cohort in self.now.cohorts if cohort.bank.adapts(self.key))
         if active and torch.is_grad_enabled():
             y = _Share.apply(y, flat, self.now.anchor, self.key, active)
         elif active:

@@ -14,7 +14,7 @@ import torch
 
 from graftwork.training.packed.bank import Bank
 from graftwork.training.packed.layout import Span
-from graftwork.training.packed.matmul import grouped, grouped_outer_
+from graftwork.training.packed.matmul import grouped, grouped_into_, grouped_outer_
 from graftwork.training.seeds import mixed
 
 
@@ -76,7 +76,7 @@ def _cohort(bank: Bank, spans: tuple[Span, ...], device: torch.device) -> Cohort
     if len({tenant.scale for tenant in tenants}) > 1:
         each = [(tenant.scale, span.tokens) for tenant, span in zip(tenants, spans, strict=True)]
         column = [value for value, tokens in each for _ in range(tokens.stop - tokens.start)]
-        scale = torch.tensor(column, device=device)[:, None]
+        scale = torch.tensor(column, device=device)[:, None]  # in-place products take it as it is
     return Cohort(bank, slice(begin, spans[-1].tokens.stop), slice(first, last + 1), ends, scale, spans)
 
 
@@ -89,25 +89,18 @@ def forward_(
     """
     kept: list[torch.Tensor | None] = []
     for cohort in cohorts:
-        matrices = cohort.bank.matrices(key)
-        if matrices is None:
+        own = cohort.bank.matrices(key, cohort.slots)
+        if own is None:
             kept.append(None)
             continue
-        mine = x[cohort.tokens]
+        mine, into, rank = x[cohort.tokens], y[cohort.tokens], cohort.bank.plan.rank
         keep = cohort.keep(key, x.shape[-1], x.device)
         if keep is not None:
             mine = mine * keep.to(mine.dtype)
-        a = matrices.a[cohort.slots].to(x.dtype)
-        u = grouped(mine, a.transpose(1, 2), cohort.ends) * _like(cohort.scale, x)
-        rank = cohort.bank.plan.rank
-        for number, (b, columns) in enumerate(matrices.b):
-            part = u[:, number * rank : (number + 1) * rank]
-            weights = b[cohort.slots].to(x.dtype).transpose(1, 2)
-            into = y[cohort.tokens, columns]
-            if len(weights) == 1:
-                into.addmm_(part, weights[0])
-            else:
-                into += grouped(part.contiguous(), weights, cohort.ends)
+        u = grouped(mine, own.a.to(x.dtype).transpose(1, 2), cohort.ends)
+        u *= cohort.scale
+        for at, b, columns in zip(range(0, u.shape[1], rank), own.b, own.columns, strict=True):
+            grouped_into_(into[:, columns], u[:, at : at + rank], b.to(x.dtype).transpose(1, 2), cohort.ends)
         kept.append(u)
     return kept
 
@@ -127,28 +120,20 @@ def backward_(
     """
     x = read() if any(u is not None for u in kept) else dy
     for cohort, u in zip(cohorts, kept, strict=True):
-        matrices, slopes = cohort.bank.matrices(key), cohort.bank.matrices(key, slopes=True)
-        if u is None or matrices is None or slopes is None:
+        own = cohort.bank.matrices(key, cohort.slots)
+        if u is None or own is None:
             continue
-        du = torch.empty_like(u)
-        rank = cohort.bank.plan.rank
-        for number, ((b, columns), (db, _)) in enumerate(zip(matrices.b, slopes.b, strict=True)):
-            at = slice(number * rank, (number + 1) * rank)
-            slope = dy[cohort.tokens, columns].contiguous()
-            grouped_outer_(db[cohort.slots], slope, u[:, at].contiguous(), cohort.ends)
-            du[:, at] = grouped(slope, b[cohort.slots].to(dy.dtype), cohort.ends)
-        du *= _like(cohort.scale, dy)
+        du, slope, rank = torch.empty_like(u), dy[cohort.tokens], cohort.bank.plan.rank
+        starts = range(0, u.shape[1], rank)
+        for at, b, db, columns in zip(starts, own.b, own.db, own.columns, strict=True):
+            part = slope[:, columns]
+            grouped_outer_(db, part, u[:, at : at + rank], cohort.ends)
+            du[:, at : at + rank] = grouped(part, b.to(dy.dtype), cohort.ends)
+        du *= cohort.scale
         keep = cohort.keep(key, x.shape[-1], x.device)
         mine = x[cohort.tokens] if keep is None else x[cohort.tokens] * keep.to(x.dtype)
-        grouped_outer_(slopes.a[cohort.slots], du, mine, cohort.ends)
-        if dx is not None:
-            a = matrices.a[cohort.slots].to(dy.dtype)
-            if keep is None and len(a) == 1:
-                dx[cohort.tokens].addmm_(du, a[0])
-                continue
-            back = grouped(du, a, cohort.ends)
-            dx[cohort.tokens] += back if keep is None else back * keep.to(back.dtype)
-
-
-def _like(scale: float | torch.Tensor, x: torch.Tensor) -> float | torch.Tensor:
-    return scale.to(x.dtype) if isinstance(scale, torch.Tensor) else scale
+        grouped_outer_(own.da, du, mine, cohort.ends)
+        if dx is not None and keep is None:
+            grouped_into_(dx[cohort.tokens], du, own.a.to(dy.dtype), cohort.ends)
+        elif dx is not None and keep is not None:
+            dx[cohort.tokens] += grouped(du, own.a.to(dy.dtype), cohort.ends) * keep.to(dy.dtype)

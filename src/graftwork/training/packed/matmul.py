@@ -49,11 +49,25 @@ def grouped(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor | None) -
     Args:
         ends: int32 [groups], where each group's rows end; None: all groups are of one size.
     """
-    if len(weights) == 1:
+    groups = weights.shape[0]
+    if groups == 1:
         return times(x, weights[0].t())
     if ends is None:
-        return torch.bmm(x.view(len(weights), -1, x.shape[-1]), weights).view(len(x), -1)
-    return functional.grouped_mm(x, weights, offs=ends)
+        return torch.bmm(x.unflatten(0, (groups, -1)), weights).flatten(0, 1)
+    return functional.grouped_mm(x.contiguous(), weights, offs=ends)
+
+
+def grouped_into_(
+    into: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor | None
+) -> None:
+    """Add ``grouped(x, weights, ends)`` to ``into [t, out]``."""
+    groups = weights.shape[0]
+    if groups == 1:
+        into.addmm_(x, weights[0])
+    elif ends is None:
+        into.unflatten(0, (groups, -1)).baddbmm_(x.unflatten(0, (groups, -1)), weights)
+    else:
+        into += functional.grouped_mm(x.contiguous(), weights, offs=ends)
 
 
 def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None) -> None:
@@ -61,12 +75,12 @@ def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: t
 
     A group's number depends on its own rows alone: what a neighbour has, NaN included, stays there.
     """
-    groups = len(into)
+    groups = into.shape[0]
     if groups == 1 and a.shape[1] > b.shape[1]:
         into[0].t().add_(times(b.t(), a.t()))  # a product is quicker with the narrow matrix first
     elif groups == 1:
-        into[0] += times(a.t(), b.t())
+        into[0].add_(times(a.t(), b.t()))
     elif ends is None:
-        into += torch.bmm(a.view(groups, -1, a.shape[-1]).transpose(1, 2), b.view(groups, -1, b.shape[-1]))
+        into.add_(torch.bmm(a.unflatten(0, (groups, -1)).transpose(1, 2), b.unflatten(0, (groups, -1))))
     else:
-        into += functional.grouped_mm(a.t(), b, offs=ends)
+        into.add_(functional.grouped_mm(a.contiguous().t(), b.contiguous(), offs=ends))

@@ -56,7 +56,7 @@ class Now:
                 cohorts(labelled_spans(layout), layout.ids.device),
                 layout.where,
                 self.buckets,
-                cos[0],
-                sin[0],
+                cos[0].contiguous(),
+                sin[0].contiguous(),
             )
         return self._state

@@ -81,3 +81,17 @@ def test_the_start_is_solos_and_changes_nothing_yet(engines):
     torch.testing.assert_close(torch.tensor(packed.logprobs(ours, tokens, 1)), base)
     packed.remove(ours)
     solo.remove(theirs)
+
+
+def test_a_neighbour_of_nans_changes_nothing(engines):
+    packed, _ = engines
+    mine, sick = (stirred(packed.add(SPECS[0], seed), seed) for seed in (0, 1))
+    works = [Work(mine, [rows_of(3, 1)], 0), Work(sick, [rows_of(3, 2)], 0)]
+    wanted, _ = packed.forward_backward(works)
+    before = mine.grad.clone()
+    sick.weights.fill_(float("nan"))
+    found, _ = packed.forward_backward(works)
+    assert found == wanted
+    assert torch.equal(mine.grad, before)
+    packed.remove(mine)
+    packed.remove(sick)

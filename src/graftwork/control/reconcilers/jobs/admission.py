@@ -117,6 +117,7 @@ def _intent(ctx: Context, job: Job, offer: Offer) -> Step:
         memory=offer.gpu_memory if offer.gpus else offer.memory,
         cores=offer.cores,
         gpus=offer.gpus,
+        gpu=offer.gpu,
     )
     run = Run(job_id=job.id, fence=fence, uri=ctx.uri(job), machine=name, created_at=now)
 

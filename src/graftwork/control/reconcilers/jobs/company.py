@@ -27,6 +27,8 @@ from graftwork.models.company import (
     tokens_per_pass,
     why_alone,
 )
+from graftwork.models.memory import Device, Load
+from graftwork.models.steptime import Hardware
 from graftwork.runs.assignments import read_assignments, write_assignments
 from graftwork.runs.documents import Assignment, Assignments
 from graftwork.store import Tx
@@ -54,7 +56,8 @@ def alone(ctx: Context, job: Job) -> str | None:
 
 def host_of(machine: Machine) -> Host:
     """A machine as the planner sees it."""
-    return Host("gpu" if machine.gpus else "cpu", machine.memory, machine.cores)
+    device: Device = "gpu" if machine.gpus else "cpu"
+    return Host(Hardware(device=device, cores=machine.cores, gpu=machine.gpu), machine.memory)
 
 
 async def member_of(ctx: Context, job: Job) -> Member | None:
@@ -66,11 +69,13 @@ async def member_of(ctx: Context, job: Job) -> Member | None:
     schedule, parts = plan.spec.schedule, plan.estimate["memory"]
     resident, adapter = parts["weights"] + parts["runtime"], parts["adapter"]
     steps = max(1, schedule.total_steps * schedule.accumulation)
+    tokens = max(1, plan.estimate["trained_tokens"] // steps)
     return Member(
         key=job.id,
         kind=kind_of(plan.spec),
         shape=entry.shape,
-        tokens=max(1, plan.estimate["trained_tokens"] // steps),
+        load=Load(lora=plan.spec.lora, tokens=tokens, labelled=tokens // 2, method=plan.spec.method),
+        quantization=plan.spec.quantization,
         adapter=adapter,
         working=sum(parts.values()) - resident - adapter,
         resident=resident,

@@ -42,5 +42,5 @@ async def stored_weights(
         files=stored,
         probes=[probe.model_dump() for probe in probes],
         created_at=ctx.clock.now(),
-        rank=spec.lora.rank if spec is not None else 0,
+        rank=0 if spec is None else max(spec.lora.rank, spec.lora.expert_rank or 0),
     )

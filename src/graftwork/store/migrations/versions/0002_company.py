@@ -20,6 +20,7 @@ def upgrade() -> None:
     with op.batch_alter_table("machines") as machines:
         machines.add_column(sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.false()))
         machines.add_column(sa.Column("closed_at", sa.Double(), nullable=True))
+        machines.add_column(sa.Column("gpu", sa.Text(), nullable=True))
         for name, before in (("memory", "0"), ("cores", "1"), ("gpus", "0")):
             machines.add_column(sa.Column(name, sa.BigInteger(), nullable=False, server_default=before))
 
@@ -27,7 +28,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the columns."""
     with op.batch_alter_table("machines") as machines:
-        for name in ("gpus", "cores", "memory", "closed_at", "shared"):
+        for name in ("gpu", "gpus", "cores", "memory", "closed_at", "shared"):
             machines.drop_column(name)
     op.drop_index("ix_runs_machine", "runs")
     with op.batch_alter_table("runs") as runs:

@@ -1,0 +1,126 @@
+/* The element-wise parts of a Llama-shaped layer, one pass over memory each; fp32, a row at a time.
+   elementwise.py says what each computes and does the same with torch where there is no compiler. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline float exponential(float x) { /* 2^n e^r with |r| <= ln 2 / 2; relative error about 1e-7 */
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+    return p * power.f;
+}
+
+static inline float sum_of_squares(const float *x, int64_t width) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+void norm(const float *x, const float *weight, float *out, float *scale, int64_t rows, int64_t width, float eps) {
+    for (int64_t row = 0; row < rows; row++, x += width, out += width) {
+        float s = 1.0f / sqrtf(sum_of_squares(x, width) / width + eps);
+        scale[row] = s;
+        for (int64_t i = 0; i < width; i++) out[i] = x[i] * s * weight[i];
+    }
+}
+
+void norm_back(const float *slope, const float *x, const float *weight, const float *scale, float *out,
+               int64_t rows, int64_t width) {
+    for (int64_t row = 0; row < rows; row++, x += width, slope += width, out += width) {
+        float s = scale[row], dot = 0.0f;
+        for (int64_t i = 0; i < width; i++) dot += slope[i] * weight[i] * x[i];
+        float mean = dot * s * s / width;
+        for (int64_t i = 0; i < width; i++) out[i] = s * (slope[i] * weight[i] - x[i] * mean);
+    }
+}
+
+/* x: token t, head h begins at x + t * stride + h * size; weight and scale may be null together. */
+void turn(const float *x, int64_t stride, const float *cosine, const float *sine, const float *weight,
+          float *out, float *scale, int64_t tokens, int64_t heads, int64_t size, float eps) {
+    int64_t half = size / 2;
+    for (int64_t t = 0; t < tokens; t++, cosine += size, sine += size)
+        for (int64_t h = 0; h < heads; h++, out += size) {
+            const float *one = x + t * stride + h * size, *two = one + half;
+            if (!weight) {
+                for (int64_t i = 0; i < half; i++) {
+                    out[i] = one[i] * cosine[i] - two[i] * sine[i];
+                    out[half + i] = two[i] * cosine[i] + one[i] * sine[i];
+                }
+                continue;
+            }
+            float s = 1.0f / sqrtf(sum_of_squares(one, size) / size + eps);
+            scale[t * heads + h] = s;
+            for (int64_t i = 0; i < half; i++) {
+                float a = one[i] * s * weight[i], b = two[i] * s * weight[half + i];
+                out[i] = a * cosine[i] - b * sine[i];
+                out[half + i] = b * cosine[i] + a * sine[i];
+            }
+        }
+}
+
+void turn_back(const float *slope, const float *x, int64_t stride, const float *cosine, const float *sine,
+               const float *weight, const float *scale, float *out, int64_t out_stride, int64_t tokens,
+               int64_t heads, int64_t size) {
+    int64_t half = size / 2;
+    for (int64_t t = 0; t < tokens; t++, cosine += size, sine += size)
+        for (int64_t h = 0; h < heads; h++, slope += size) {
+            const float *one = x + t * stride + h * size;
+            float *into = out + t * out_stride + h * size, dot = 0.0f;
+            for (int64_t i = 0; i < half; i++) {
+                into[i] = slope[i] * cosine[i] + slope[half + i] * sine[i];
+                into[half + i] = slope[half + i] * cosine[i] - slope[i] * sine[i];
+            }
+            if (!weight) continue;
+            float s = scale[t * heads + h];
+            for (int64_t i = 0; i < size; i++) {
+                into[i] *= weight[i];
+                dot += into[i] * one[i];
+            }
+            float mean = dot * s * s / size;
+            for (int64_t i = 0; i < size; i++) into[i] = s * (into[i] - one[i] * mean);
+        }
+}
+
+void gate(const float *both, float *out, int64_t rows, int64_t half) {
+    for (int64_t row = 0; row < rows; row++, both += 2 * half, out += half)
+        for (int64_t i = 0; i < half; i++)
+            out[i] = both[i] / (1.0f + exponential(-both[i])) * both[half + i];
+}
+
+void gate_back(const float *slope, float *both, int64_t rows, int64_t half) {
+    for (int64_t row = 0; row < rows; row++, both += 2 * half, slope += half)
+        for (int64_t i = 0; i < half; i++) {
+            float left = both[i], share = 1.0f / (1.0f + exponential(-left));
+            both[i] = slope[i] * both[half + i] * share * (1.0f + left * (1.0f - share));
+            both[half + i] = slope[i] * left * share;
+        }
+}
+
+/* Logits become the gradient where slopes are given, else garbage. */
+void answer(float *logits, const int64_t *targets, const float *slopes, float *losses, uint8_t *hits,
+            int64_t rows, int64_t width) {
+    for (int64_t row = 0; row < rows; row++, logits += width) {
+        float best = logits[0], chosen = logits[targets[row]], sum = 0.0f;
+        for (int64_t i = 0; i < width; i++) best = logits[i] > best ? logits[i] : best;
+        for (int64_t i = 0; i < width; i++) {
+            logits[i] = exponential(logits[i] - best);
+            sum += logits[i];
+        }
+        losses[row] = logf(sum) + best - chosen;
+        hits[row] = chosen == best;
+        if (!slopes) continue;
+        float factor = slopes[row] / sum;
+        for (int64_t i = 0; i < width; i++) logits[i] *= factor;
+        logits[targets[row]] -= slopes[row];
+    }
+}
