@@ -1,4 +1,4 @@
-"""MLflow's REST API in memory, as far as it is used; strict about what it is sent, and away when told to be."""
+"""MLflow's REST API in memory, as far as it is used: strict about what it is sent, away when told."""
 
 from __future__ import annotations
 

@@ -15,6 +15,9 @@ from graftwork.core.errors import GraftworkError, UserError
 from graftwork.export.formats import export
 from graftwork.export.request import Answer, Request
 
+_EXTRAS = {"gguf": "gguf", "huggingface_hub": "hub"}
+"""Packages that only some exports need, and the extras that bring them."""
+
 
 def main() -> int:
     """Do what standard input asks."""
@@ -39,6 +42,15 @@ def run(request: Request) -> Answer:
             from graftwork.export.hub import push
 
             url = push(request.into, request.push)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        return Answer(
+            code="extra_missing",
+            message=f"The server lacks the package {error.name}.",
+            fix=f"Install it there: pip install 'graftwork[{_EXTRAS[error.name]}]'.",
+            user=True,
+        )
     except GraftworkError as error:
         user = isinstance(error, UserError)
         return Answer(code=error.code, message=error.message, fix=error.fix, user=user)

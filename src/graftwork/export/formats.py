@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graftwork.export.card import card
-from graftwork.export.gguf_lora import write_lora
-from graftwork.export.gguf_model import write_model
 from graftwork.export.ollama import modelfile
 from graftwork.export.request import Request
 
@@ -47,6 +45,9 @@ def _gguf(request: Request) -> None:
 
 
 def _lora_gguf(request: Request) -> None:
+    from graftwork.export.gguf_lora import write_lora
+    from graftwork.export.gguf_model import write_model
+
     about, into = request.about, request.into
     file = f"{about.name}-lora-f16.gguf"
     write_lora(request.base, request.adapter, into / file, name=about.title)
@@ -83,6 +84,8 @@ _WRITERS: dict[str, Callable[[Request], None]] = {
 
 
 def _model(request: Request, folder: Path) -> str:
+    from graftwork.export.gguf_model import write_model
+
     file = _file_name(request.about.name, request.quant)
     title = request.about.title
     write_model(request.base, request.adapter, folder / file, request.quant, name=title)

@@ -54,7 +54,7 @@ def _write(folder: Path, started_at: float, metrics: Sequence[Metrics]) -> None:
 
 
 def event_of(metrics: Metrics) -> bytes:
-    """One step as an ``Event`` message: wall time (1), step (2), summary (5) of values (1: tag 1, number 2)."""
+    """One step as an ``Event``: wall time (1), step (2), summary (5) of values (1: tag 1, number 2)."""
     summary = b"".join(
         _bytes(1, _bytes(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
         for tag, value in values(metrics).items()

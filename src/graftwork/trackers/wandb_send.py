@@ -1,7 +1,7 @@
-"""Tells Weights & Biases some steps: run as a script, in a process of its own, asked in JSON on standard input.
+"""Tells Weights & Biases some steps: a script, in a process of its own, asked in JSON on standard input.
 
-It needs the ``wandb`` package (extra ``[wandb]``) and nothing of ours. The package starts threads and a service
-beside the process; here they end with it, and the server does not notice.
+It needs the ``wandb`` package (extra ``[wandb]``) and nothing of ours. The package starts threads and a
+service beside the process; here they end with it, and the server does not notice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights & Biases, through its own package in a process of its own; online, or offline for ``wandb sync``."""
+"""Weights & Biases, by its own package in a process of its own: online, or offline for ``wandb sync``."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from controlhouse import PRICE, STEPS, TOKENS, Crash, Fuse, House, Script
+from controlhouse import PRICE, STEPS, TOKENS, Crash, Fuse, House, Script, walk_to
 
 from graftwork.billing import training_key
 from graftwork.control.reconcilers.jobs.context import Limits
@@ -239,6 +239,42 @@ async def test_a_project_that_was_given_less_is_made_room_for(company: House):
     assert bumped.losses == 0
     assert len(company.cloud.machines) == 1
     await settled_exactly(company, [*done, late])
+
+
+async def test_who_cannot_come_aboard_is_not_overtaken_for_ever(company: House):
+    company.limits = Limits(patience=10)
+    company.boot()
+    company.script.steps = 20
+    first = await create(company, company.project)
+    await until(company, [first], Phase.TRAINING)
+    lone = await create(company, company.project, options={"trainer": "trl"})
+    await company.turn()
+    early = await create(company, company.project)
+    await until(company, [early], Phase.TRAINING)  # not long after: it may overtake
+    for _ in range(10):
+        await company.turn()
+    late = [await create(company, company.project) for _ in range(2)]
+    await until(company, [first, early], turns=120)
+    assert [(await job_of(company, job)).fence for job in late] == [0, 0]
+    done = await until(company, [lone, *late], turns=200)
+    assert [job.phase for job in done] == [Phase.DONE] * 3
+    finished = [job.finished_at or 0.0 for job in done]
+    assert finished[0] < min(finished[1:])
+
+
+async def test_a_job_that_no_machine_fits_holds_nobody_up(company: House):
+    company.script.steps = 4
+    big = await create(company, company.project)
+    await walk_to(company, big.id, Phase.QUEUED)
+    async with company.store.begin() as tx:
+        [claim] = await tx.jobs.claim("test", 1, 30)
+        plan = {**(claim.item.plan or {}), "memory": 1 << 60}
+        assert await tx.jobs.apply(claim, plan=plan)
+        await tx.jobs.release(claim, 0.0)
+    small = await create(company, company.project)
+    [small] = await until(company, [small])
+    assert small.phase is Phase.DONE
+    assert (await job_of(company, big)).phase is Phase.QUEUED
 
 
 @pytest.mark.parametrize("every", [3, 7])

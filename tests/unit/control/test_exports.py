@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from controlhouse import House
+from fakehub import TOKEN, FakeHub
 
 from graftwork.control.reconcilers.exports import ExportReconciler, export_in_process
 from graftwork.core.errors import Conflict, InvalidRequest, NotFound, PlatformError, RateLimited
@@ -199,3 +200,25 @@ async def test_a_real_process_writes_the_files(house: House, monkeypatch):
     done = await house.services.exports.get(house.project.id, made.id)
     assert done.error is None
     assert set(done.files or {}) == {"Modelfile", "README.md", "codes-1-Q8_0.gguf"}
+
+
+@pytest.mark.slow
+async def test_a_real_process_pushes_with_the_token_it_is_handed(house: House, monkeypatch):
+    name = await trained(house)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3] / "src"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        push = house.services.exports.push
+        made = await push(house.project.id, name, repository="acme/codes", token=TOKEN)
+        wrong = await push(house.project.id, name, repository="acme/codes", token="hf_wrong")
+        await reconciler(house, export_in_process).once()
+    done = await house.services.exports.get(house.project.id, made.id)
+    assert (done.error, done.url) == (None, f"{hub.url}/acme/codes")
+    repository = hub.repositories["acme/codes"]
+    assert repository.private
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(repository.files)
+    assert b"# codes@1" in repository.files["README.md"]
+    failed = await house.services.exports.get(house.project.id, wrong.id)
+    assert failed.error is not None and failed.error["code"] == "hub_token"
+    assert "hf_wrong" not in str(failed)

@@ -20,13 +20,13 @@ static inline float exponential(float x) { /* 2^n e^r with |r| <= ln 2 / 2; rela
     return p * power.f;
 }
 
-static inline float sum_of_squares(const float *x, int64_t width) {
+static inline float sum_of_squares(const float *restrict x, int64_t width) {
     float sum = 0.0f;
     for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
     return sum;
 }
 
-void norm(const float *x, const float *weight, float *out, float *scale, int64_t rows, int64_t width, float eps) {
+void norm(const float *restrict x, const float *restrict weight, float *restrict out, float *restrict scale, int64_t rows, int64_t width, float eps) {
     for (int64_t row = 0; row < rows; row++, x += width, out += width) {
         float s = 1.0f / sqrtf(sum_of_squares(x, width) / width + eps);
         scale[row] = s;
@@ -34,7 +34,7 @@ void norm(const float *x, const float *weight, float *out, float *scale, int64_t
     }
 }
 
-void norm_back(const float *slope, const float *x, const float *weight, const float *scale, float *out,
+void norm_back(const float *restrict slope, const float *restrict x, const float *restrict weight, const float *restrict scale, float *restrict out,
                int64_t rows, int64_t width) {
     for (int64_t row = 0; row < rows; row++, x += width, slope += width, out += width) {
         float s = scale[row], dot = 0.0f;
@@ -45,16 +45,17 @@ void norm_back(const float *slope, const float *x, const float *weight, const fl
 }
 
 /* x: token t, head h begins at x + t * stride + h * size; weight and scale may be null together. */
-void turn(const float *x, int64_t stride, const float *cosine, const float *sine, const float *weight,
-          float *out, float *scale, int64_t tokens, int64_t heads, int64_t size, float eps) {
+void turn(const float *restrict x, int64_t stride, const float *restrict cosine, const float *restrict sine, const float *restrict weight,
+          float *restrict out, float *restrict scale, int64_t tokens, int64_t heads, int64_t size, float eps) {
     int64_t half = size / 2;
     for (int64_t t = 0; t < tokens; t++, cosine += size, sine += size)
         for (int64_t h = 0; h < heads; h++, out += size) {
-            const float *one = x + t * stride + h * size, *two = one + half;
+            const float *restrict one = x + t * stride + h * size, *restrict two = one + half;
+            float *restrict low = out, *restrict high = out + half;
             if (!weight) {
                 for (int64_t i = 0; i < half; i++) {
-                    out[i] = one[i] * cosine[i] - two[i] * sine[i];
-                    out[half + i] = two[i] * cosine[i] + one[i] * sine[i];
+                    low[i] = one[i] * cosine[i] - two[i] * sine[i];
+                    high[i] = two[i] * cosine[i] + one[i] * sine[i];
                 }
                 continue;
             }
@@ -62,23 +63,23 @@ void turn(const float *x, int64_t stride, const float *cosine, const float *sine
             scale[t * heads + h] = s;
             for (int64_t i = 0; i < half; i++) {
                 float a = one[i] * s * weight[i], b = two[i] * s * weight[half + i];
-                out[i] = a * cosine[i] - b * sine[i];
-                out[half + i] = b * cosine[i] + a * sine[i];
+                low[i] = a * cosine[i] - b * sine[i];
+                high[i] = b * cosine[i] + a * sine[i];
             }
         }
 }
 
-void turn_back(const float *slope, const float *x, int64_t stride, const float *cosine, const float *sine,
-               const float *weight, const float *scale, float *out, int64_t out_stride, int64_t tokens,
+void turn_back(const float *restrict slope, const float *restrict x, int64_t stride, const float *restrict cosine, const float *restrict sine,
+               const float *restrict weight, const float *restrict scale, float *restrict out, int64_t out_stride, int64_t tokens,
                int64_t heads, int64_t size) {
     int64_t half = size / 2;
     for (int64_t t = 0; t < tokens; t++, cosine += size, sine += size)
         for (int64_t h = 0; h < heads; h++, slope += size) {
-            const float *one = x + t * stride + h * size;
-            float *into = out + t * out_stride + h * size, dot = 0.0f;
+            const float *restrict one = x + t * stride + h * size;
+            float *restrict into = out + t * out_stride + h * size, *restrict high = into + half, dot = 0.0f;
             for (int64_t i = 0; i < half; i++) {
                 into[i] = slope[i] * cosine[i] + slope[half + i] * sine[i];
-                into[half + i] = slope[half + i] * cosine[i] - slope[i] * sine[i];
+                high[i] = slope[half + i] * cosine[i] - slope[i] * sine[i];
             }
             if (!weight) continue;
             float s = scale[t * heads + h];
@@ -91,23 +92,25 @@ void turn_back(const float *slope, const float *x, int64_t stride, const float *
         }
 }
 
-void gate(const float *both, float *out, int64_t rows, int64_t half) {
+void gate(const float *restrict both, float *restrict out, int64_t rows, int64_t half) {
     for (int64_t row = 0; row < rows; row++, both += 2 * half, out += half)
         for (int64_t i = 0; i < half; i++)
             out[i] = both[i] / (1.0f + exponential(-both[i])) * both[half + i];
 }
 
-void gate_back(const float *slope, float *both, int64_t rows, int64_t half) {
-    for (int64_t row = 0; row < rows; row++, both += 2 * half, slope += half)
+void gate_back(const float *restrict slope, float *both, int64_t rows, int64_t half) {
+    for (int64_t row = 0; row < rows; row++, slope += half) {
+        float *restrict left = both + row * 2 * half, *restrict right = left + half;
         for (int64_t i = 0; i < half; i++) {
-            float left = both[i], share = 1.0f / (1.0f + exponential(-left));
-            both[i] = slope[i] * both[half + i] * share * (1.0f + left * (1.0f - share));
-            both[half + i] = slope[i] * left * share;
+            float x = left[i], share = 1.0f / (1.0f + exponential(-x)), back = slope[i];
+            left[i] = back * right[i] * share * (1.0f + x * (1.0f - share));
+            right[i] = back * x * share;
         }
+    }
 }
 
 /* Logits become the gradient where slopes are given, else garbage. */
-void answer(float *logits, const int64_t *targets, const float *slopes, float *losses, uint8_t *hits,
+void answer(float *restrict logits, const int64_t *targets, const float *restrict slopes, float *restrict losses, uint8_t *hits,
             int64_t rows, int64_t width) {
     for (int64_t row = 0; row < rows; row++, logits += width) {
         float best = logits[0], chosen = logits[targets[row]], sum = 0.0f;

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graftwork.billing import TRAINING, reserve_machine, reserve_training, shared_key
+from graftwork.compute.offers import fits
 from graftwork.compute.port import Need, Offer, Unknown
 from graftwork.control.fairness import WINDOW, Waiting, turns
 from graftwork.control.plan import plan_of
-from graftwork.control.reconcilers.jobs.company import Seat, alone, make_room, seat
+from graftwork.control.reconcilers.jobs.company import Seat, alone, could_join, make_room, seat
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Instead, Note, Step
@@ -14,7 +17,7 @@ from graftwork.core import ids
 from graftwork.core.errors import BudgetExceeded, PlatformError, UserError
 from graftwork.core.nouns import Job, Machine, Run
 from graftwork.core.states import MachineState, Phase
-from graftwork.models.company import NO_LOSS, PAYS, kind_of
+from graftwork.models.company import NO_LOSS, PAYS
 from graftwork.store import Tx
 
 
@@ -31,42 +34,57 @@ async def queued(ctx: Context, job: Job) -> Step:
     if found is None and not free:
         await _ask_for_room(ctx, job)
         return waiting(ctx, job, "Waiting for a free machine.")
-    if not await _its_turn(ctx, job, None if found is None else found.machine):
-        return waiting(ctx, job, "Waiting for its turn: other projects were given less.")
+    if not await _its_turn(ctx, job, found, free):
+        return waiting(ctx, job, "Waiting for its turn: others come first.")
     return _intent(ctx, job, free[0]) if found is None else _join(ctx, job, found)
 
 
-async def _its_turn(ctx: Context, job: Job, machine: Machine | None) -> bool:
-    """Whether nobody who waits for the same, and looks for it now, comes first."""
+async def _its_turn(ctx: Context, job: Job, found: Seat | None, free: Sequence[Offer]) -> bool:
+    """Whether nobody who could have the same, and looks for it now, comes first."""
     now = ctx.clock.now()
     async with ctx.store.read() as tx:
         queue = [other for other in await tx.queue.waiting() if other.next_at <= now + 2 * ctx.limits.waiting]
         given = await tx.queue.given(TRAINING, now - WINDOW)
-    if machine is not None:  # who cannot come aboard does not wait for it
-        queue = [other for other in queue if _alike(other, job) and alone(ctx, other) is None]
+    rivals = [other for other in queue if other.id == job.id or await _rival(ctx, other, found, free)]
     line = [
-        Waiting(other.id, other.project_id, plan.quote.tokens if plan.quote else 0, other.created_at)
-        for other in queue
-        if (plan := plan_of(other))
+        Waiting(rival.id, rival.project_id, plan.quote.tokens if plan.quote else 0, rival.created_at)
+        for rival in rivals
+        if (plan := plan_of(rival))
     ]
     order = turns(line, given)
     return not order or order[0].key == job.id or all(one.key != job.id for one in order)
 
 
-async def _ask_for_room(ctx: Context, job: Job) -> None:
-    """After waiting long enough, have a run of a project that was given more make room."""
-    now = ctx.clock.now()
+async def _rival(ctx: Context, other: Job, found: Seat | None, free: Sequence[Offer]) -> bool:
+    """Whether a waiting job could have what somebody is about to take: a free machine, or a seat.
+
+    Who cannot come aboard of a machine that is not free waits for it all the same, and after a while nobody
+    comes aboard before them: else a shared machine would never be free again.
+    """
+    if found is None:
+        return any(fits(offer, need_of(other)) for offer in free)
+    if await could_join(ctx, other, found):
+        return True
+    if free or await _waited(ctx, other) < ctx.limits.patience:
+        return False
+    return any(offer.provider == found.machine.provider for offer in await cheapest(ctx, need_of(other)))
+
+
+async def _waited(ctx: Context, job: Job) -> float:
+    """Seconds that a job has been in the queue, this time."""
     async with ctx.store.read() as tx:
         run = await tx.runs.latest(job.id)
-        given = await tx.queue.given(TRAINING, now - WINDOW)
     since = job.created_at if run is None else max(run.off_at or 0.0, run.ended_at or 0.0, run.created_at)
-    if now - since >= ctx.limits.patience:
-        await make_room(ctx, job, given)
+    return ctx.clock.now() - since
 
 
-def _alike(one: Job, other: Job) -> bool:
-    specs = plan_of(one).spec, plan_of(other).spec
-    return None not in specs and len({kind_of(spec) for spec in specs if spec is not None}) == 1
+async def _ask_for_room(ctx: Context, job: Job) -> None:
+    """After waiting long enough, have a run of a project that was given more make room."""
+    if await _waited(ctx, job) < ctx.limits.patience:
+        return
+    async with ctx.store.read() as tx:
+        given = await tx.queue.given(TRAINING, ctx.clock.now() - WINDOW)
+    await make_room(ctx, job, given)
 
 
 def need_of(job: Job) -> Need:

@@ -41,6 +41,7 @@ class Seat:
     machine: Machine
     aboard: tuple[tuple[str, int], ...]
     """Jobs and fences that were there when it was found."""
+    there: tuple[Member, ...]
     verdict: Verdict
 
 
@@ -99,8 +100,18 @@ async def seat(ctx: Context, job: Job, pays: float) -> Seat | None:
             continue
         verdict = may_join(me, there, host_of(machine), pays=pays, limit=ctx.limits.company)
         if verdict.ok:
-            seats.append(Seat(machine, tuple((other.id, other.fence) for other in crew), verdict))
+            known = tuple((other.id, other.fence) for other in crew)
+            seats.append(Seat(machine, known, tuple(there), verdict))
     return max(seats, key=lambda found: found.verdict.gain, default=None)
+
+
+async def could_join(ctx: Context, job: Job, found: Seat) -> bool:
+    """Whether another job could come aboard in place of the one that found the seat."""
+    me = await member_of(ctx, job)
+    if me is None or alone(ctx, job) is not None or plan_of(job).on_gpu != (found.machine.gpus > 0):
+        return False
+    host = host_of(found.machine)
+    return may_join(me, found.there, host, pays=NO_LOSS, limit=ctx.limits.company).ok
 
 
 async def make_room(ctx: Context, job: Job, given: Mapping[str, int]) -> bool:
