@@ -99,10 +99,10 @@ class Optimizer:
 
     @torch.no_grad()
     def _step_all(self, rate: float) -> None:
-        """The kernel behind ``AdamW.step`` without its bookkeeping, which costs more than a small adapter."""
+        """The kernel behind ``AdamW.step`` without its bookkeeping, which is slower than a small adapter."""
         group, state = self._adamw.param_groups[0], self._adamw.state[self._weights]
         state["step"] += 1
-        torch._fused_adamw_(
+        torch.ops.aten._fused_adamw_(
             [self._weights],
             [self._gradient()],
             [state["exp_avg"]],
