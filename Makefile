@@ -40,8 +40,7 @@ $(LANES:%=lane-%): lane-%: .lanes/%/.ready $(VENV)/.dev
 	GRAFTWORK_LANE_$(call lane,$*)=$(CURDIR)/.lanes/$*/bin/python \
 	  $(BIN)/pytest tests/lanes/$* -q --timeout 600 --durations=5
 
-# A lane that needs torch names its build in lane-NAME.torch.txt, which is installed first and alone; what would
-# bring along more than the lane uses (CUDA, mostly) is in lane-NAME.alone.txt, and installed last, by itself. A line
+# A lane that needs torch names its build in lane-NAME.torch.txt, which is installed first and alone; a line
 # "# pip: OPTIONS" in its lock is for pip.
 .lanes/%/.ready: requirements/lane-%.txt
 	rm -rf .lanes/$*
@@ -50,8 +49,6 @@ $(LANES:%=lane-%): lane-%: .lanes/%/.ready $(VENV)/.dev
 	  .lanes/$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/lane-$*.torch.txt; fi
 	.lanes/$*/bin/python -m pip install --quiet --disable-pip-version-check \
 	  $$(sed -n 's/^# pip: //p' requirements/lane-$*.txt) -r requirements/lane-$*.txt
-	if [ -f requirements/lane-$*.alone.txt ]; then .lanes/$*/bin/python -m pip install --quiet \
-	  --disable-pip-version-check --no-deps -r requirements/lane-$*.alone.txt; fi
 	@touch $@
 
 bench: $(VENV)/.dev ## measure against the peers and write bench/results

@@ -11,6 +11,8 @@ from typing import Literal
 from graftwork.compute.port import Need, Unknown
 from graftwork.control.reconcilers.jobs.context import Pool
 from graftwork.core.errors import UserError
+from graftwork.core.specs import TrainerName
+from graftwork.models.trainers import configured, variable_of
 from graftwork.store import Store
 
 LOW_DISK = 2 << 30
@@ -26,8 +28,10 @@ class Check:
     fix: str = ""
 
 
-async def check_all(store: Store, pools: Mapping[str, Pool], data: Path) -> list[Check]:
-    """Database, disk, engines, providers."""
+async def check_all(
+    store: Store, pools: Mapping[str, Pool], data: Path, environment: Mapping[str, str]
+) -> list[Check]:
+    """Database, disk, engines, providers, and the trainers that ``environment`` names."""
     checks = [Check("database", "ok", f"generation {await store.generation()}"), _disk(data)]
     async with store.read() as tx:
         endpoints = await tx.endpoints.list()
@@ -40,7 +44,7 @@ async def check_all(store: Store, pools: Mapping[str, Pool], data: Path) -> list
     for name, pool in pools.items():
         used = sum(machine.provider == name for machine in machines)
         checks.append(await _provider(name, pool, used))
-    return checks
+    return [*checks, *(_trainer(name, python) for name, python in configured(environment).items())]
 
 
 def _disk(data: Path) -> Check:
@@ -59,6 +63,12 @@ async def _provider(name: str, pool: Pool, used: int) -> Check:
     limit = "" if pool.limit is None else f" of {pool.limit}"
     state = "ok" if offers else "warn"
     return Check(f"provider {name}", _state(state), f"{used}{limit} machines in use, {len(offers)} offers")
+
+
+def _trainer(name: TrainerName, python: str) -> Check:
+    if shutil.which(python) is None:
+        return Check(f"trainer {name}", "fail", f"no Python at {python}", f"Mend {variable_of(name)}.")
+    return Check(f"trainer {name}", "ok", python)
 
 
 def _state(text: str) -> Literal["ok", "warn", "fail"]:

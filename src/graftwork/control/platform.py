@@ -36,7 +36,7 @@ from graftwork.core.errors import GraftworkError, PlatformError, Unavailable
 from graftwork.core.ids import slug
 from graftwork.core.nouns import Endpoint, Project
 from graftwork.core.states import Observed
-from graftwork.models import Catalogue, Target
+from graftwork.models import Catalogue, Target, trainers
 from graftwork.models.entry import Prices
 from graftwork.serving.client import EngineClient
 from graftwork.serving.port import Engine
@@ -169,7 +169,9 @@ class Platform:
 
     async def doctor(self) -> list[dict[str, Any]]:
         """Checks of this installation: name, state (ok, warn, fail), what was seen, what to do."""
-        return [asdict(check) for check in await check_all(self.store, self.pools, self.settings.data)]
+        return [
+            asdict(check) for check in await check_all(self.store, self.pools, self.settings.data, os.environ)
+        ]
 
     async def _found(self) -> None:
         """The first project with its key, the prices, and the engines that are to be warm. Repeatable."""
@@ -266,6 +268,7 @@ def context_of(platform: Platform, install: str) -> Context:
         environment={
             "GRAFTWORK_CACHE": str(settings.data / "models"),
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **trainers.passed_on(os.environ),
         },
         code_version=__version__,
         connect=connect,

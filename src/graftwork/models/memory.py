@@ -21,10 +21,16 @@ NF4_BYTES = 0.516
 arXiv:2305.14314, section 3)."""
 _ADAM_COPIES = 4
 """fp32 values kept per adapter weight: the weight, its gradient, and Adam's two moments."""
-_RUNTIME = {"cpu": 350 << 20, "gpu": 1200 << 20}
+_RUNTIME = {"cpu": 520 << 20, "gpu": 1200 << 20}
 """The process itself: Python and PyTorch; on a GPU also the CUDA context and its libraries."""
-HELD_LOGITS = 1 << 27
+HELD_LOGITS = 1 << 22
 """Logits the native engine holds at once."""
+PASS_TOKENS: dict[Device, int] = {"cpu": 4096, "gpu": 16_384}
+"""Tokens of one pass of the native engine; larger steps are several passes, longer rows one each."""
+_NATIVE_SHARE = 0.5
+"""Of the values that ``kept_values`` counts, those that the fused native layers keep; others keep all."""
+_WORKING = 1.2
+"""Layers' worth of values alive besides what is kept: the gradients of the layer at hand."""
 _LOGIT_COPIES = 3
 """fp32 values alive per held logit: itself, its softmax and its gradient."""
 SEQUENCES: dict[Method, int] = {"sft": 1, "cpt": 1, "dpo": 2, "orpo": 2, "kto": 1}
@@ -40,6 +46,7 @@ class Load:
         tokens: most tokens of one micro-batch, over all its sequences.
         labelled: those of them that carry loss.
         method, trainer: how it is trained.
+        longest: tokens of its longest row, which no pass can be smaller than.
     """
 
     lora: LoraSpec
@@ -47,6 +54,7 @@ class Load:
     labelled: int
     method: Method = "sft"
     trainer: TrainerName = "native"
+    longest: int = 0
 
 
 def adapter_parameters(shape: Shape, lora: LoraSpec) -> int:
@@ -89,14 +97,18 @@ def profile(
     alone, and one layer at a time is held whole while the gradient passes through it.
     """
     width = 4 if device == "cpu" else BYTES.get(shape.dtype, 2)
-    tokens = sum(load.tokens for load in loads)
+    tokens, native = _together(loads, device)
     rank = max((load.lora.rank for load in loads), default=0)
-    whole = tokens * kept_values(shape, rank) * width
-    held = tokens * shape.layers * shape.hidden * width + whole if recompute else shape.layers * whole
+    layer = tokens * kept_values(shape, rank) * width
+    share = _NATIVE_SHARE if native else 1.0
+    if recompute:
+        held = tokens * shape.layers * shape.hidden * width + (share + _WORKING) * layer
+    else:
+        held = (shape.layers * share + _WORKING) * layer
     parts = {
         "weights": weight_bytes(shape, device, quantization),
         "adapter": sum(adapter_parameters(shape, load.lora) for load in loads) * 4 * _ADAM_COPIES,
-        "activations": held,
+        "activations": round(held),
         "logits": _logits(shape, loads),
         "runtime": _RUNTIME[device],
     }
@@ -141,7 +153,7 @@ def token_budget(
 ) -> int:
     """Most tokens of one engine call (of all runs together) that fit into ``memory`` bytes; 0 if none do.
 
-    All tokens are taken to be labelled: no mixture of runs holds more.
+    All tokens are taken to be labelled, and to be of one row: no mixture of runs holds more.
     """
     idle = [Load(lora=lora, tokens=0, labelled=0) for lora in adapters]
     free = memory - sum(profile(shape, idle, device=device, quantization=quantization).values())
@@ -149,7 +161,8 @@ def token_budget(
         return 0
 
     def needed(tokens: int) -> int:
-        load = Load(lora=max(adapters, key=lambda lora: lora.rank), tokens=tokens, labelled=tokens)
+        widest = max(adapters, key=lambda lora: lora.rank)
+        load = Load(lora=widest, tokens=tokens, labelled=tokens, longest=tokens)
         parts = profile(shape, [load], device=device, quantization=quantization, recompute=recompute)
         return parts["activations"] + parts["logits"]
 
@@ -158,6 +171,14 @@ def token_budget(
         middle = (low + high + 1) // 2
         low, high = (middle, high) if needed(middle) <= free else (low, middle - 1)
     return low
+
+
+def _together(loads: Sequence[Load], device: Device) -> tuple[int, bool]:
+    """Tokens whose activations are alive at once, and whether all are the native engine's."""
+    tokens = sum(load.tokens for load in loads)
+    if any(load.trainer != "native" for load in loads):
+        return tokens, False
+    return min(tokens, max(PASS_TOKENS[device], *(load.longest for load in loads), 0)), True
 
 
 def _logits(shape: Shape, loads: Sequence[Load]) -> int:

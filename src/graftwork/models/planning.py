@@ -91,7 +91,14 @@ def load_of(
     rows = -(-schedule.batch_size // schedule.accumulation) * SEQUENCES[method]
     tokens = rows * schedule.max_length
     labelled = round(tokens * size.labelled / max(size.tokens, 1))
-    return Load(lora=lora, tokens=tokens, labelled=labelled, method=method, trainer=trainer)
+    return Load(
+        lora=lora,
+        tokens=tokens,
+        labelled=labelled,
+        method=method,
+        trainer=trainer,
+        longest=schedule.max_length,
+    )
 
 
 def plan(

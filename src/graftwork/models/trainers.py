@@ -6,7 +6,7 @@ their own. ``GRAFTWORK_TRAINER_<NAME>`` names the Python of each; one without is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graftwork.core.errors import InvalidRequest
@@ -109,6 +109,40 @@ def refuse(spec: RunSpec) -> None:
                 code="trainer_cannot",
                 param=param,
             )
+
+
+def check(spec: RunSpec, supported: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Refuse a run that its trainer cannot train, that is not for its base model, or that nobody here runs.
+
+    Args:
+        spec: what is to be trained.
+        supported: trainers of the base model's catalogue entry.
+        environment: what machines are told.
+
+    Raises:
+        InvalidRequest: ``trainer_cannot``, ``trainer_not_for_model``, ``trainer_not_configured``.
+    """
+    if spec.trainer not in supported:
+        raise InvalidRequest(
+            f"The {spec.trainer} trainer does not take {spec.base.name}.",
+            fix=f"Use one of {', '.join(supported)}, or leave graftwork.trainer out.",
+            code="trainer_not_for_model",
+            param="graftwork.trainer",
+        )
+    if spec.trainer in COMMANDS and python_of(spec.trainer, environment) is None:
+        here = ", ".join(configured(environment)) or "none"
+        raise InvalidRequest(
+            f"The {spec.trainer} trainer is not configured on this server (of the tools' trainers: {here}).",
+            fix=f"Let the server's owner set {variable_of(spec.trainer)}, or leave graftwork.trainer out.",
+            code="trainer_not_configured",
+            param="graftwork.trainer",
+        )
+    refuse(spec)
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which machines learn what trainers they have."""
+    return {variable_of(name): python for name, python in configured(environment).items()}
 
 
 def _asked(spec: RunSpec, ability: Ability) -> list[tuple[str, bool, bool]]:

@@ -201,6 +201,10 @@ class Engine(Protocol):
         """Forget an adapter and free its memory."""
         ...
 
+    def save_memory(self) -> None:
+        """From now on compute activations again in the backward pass instead of holding them. Repeatable."""
+        ...
+
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
         """For each work, set ``adapter.grad`` to the gradient of its mean loss over all its labelled tokens
         (or examples, as its objective has it).

@@ -83,6 +83,8 @@ class Session:
         self.course = makers.course(self.data.lengths, schedule, self.spec.seed)
         self.total_steps = self.course.total_steps
         self.reporter = Reporter(attempt, self.total_steps)
+        if schedule.recompute:
+            engine.save_memory()
         self.adapter = engine.add(self.spec.lora, self.spec.seed)
         if self.spec.start is not None:
             begin_from(reader, self.spec, self.adapter)

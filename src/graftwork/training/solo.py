@@ -83,6 +83,12 @@ class SoloEngine:
         eject(self.model, adapter.name, self._layers.pop(adapter.name))
         self._active = _UNKNOWN
 
+    def save_memory(self) -> None:
+        """See ``Engine.save_memory``."""
+        if not self.recompute:
+            self.recompute = True
+            recompute_activations(self.model)
+
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
         """See ``Engine.forward_backward``. Out of memory once, activations are recomputed from then on."""
         outcomes: list[Sums | TrainingError] = []
@@ -202,8 +208,7 @@ class SoloEngine:
                     fix="Use more accumulation, a smaller max_length or rank, or a larger GPU.",
                     code="out_of_memory",
                 ) from error
-        self.recompute = True
-        recompute_activations(self.model)
+        self.save_memory()
         return self._guarded(act)
 
 

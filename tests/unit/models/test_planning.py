@@ -77,7 +77,8 @@ def test_the_base_is_there_once_and_each_run_brings_its_own():
     one = Load(lora=LoraSpec(), tokens=512, labelled=100)
     alone, eight = (profile(SMALL.shape, [one] * runs, device="gpu") for runs in (1, 8))
     assert eight["weights"] == alone["weights"] and eight["runtime"] == alone["runtime"]
-    assert eight["adapter"] == 8 * alone["adapter"] and eight["activations"] == 8 * alone["activations"]
+    assert eight["adapter"] == 8 * alone["adapter"]
+    assert eight["activations"] == pytest.approx(8 * alone["activations"])
 
 
 def test_preference_pairs_are_two_sequences_and_trl_holds_their_logits():
@@ -206,7 +207,7 @@ def test_the_token_budget_is_the_most_that_fits():
     loads = [Load(lora=lora, tokens=0, labelled=0) for lora in adapters]
 
     def fits(tokens):
-        load = Load(lora=adapters[1], tokens=tokens, labelled=tokens)
+        load = Load(lora=adapters[1], tokens=tokens, labelled=tokens, longest=tokens)
         parts = profile(SMALL.shape, [*loads[:1], load])
         return sum(parts.values()) <= memory
 

@@ -55,6 +55,9 @@ class ShardedEngine:
         """See ``Engine.remove``."""
         self._solo.remove(adapter)
 
+    def save_memory(self) -> None:
+        """See ``Engine.save_memory``; a sharded model recomputes from the start."""
+
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
         """See ``Engine.forward_backward``. An error of one rank is raised: the others cannot go on."""
         return [self._step(item) for item in work]

@@ -93,6 +93,12 @@ class PackedEngine:
         """See ``Engine.remove``."""
         self._banks.remove(self._tenants.pop(adapter.name))
 
+    def save_memory(self) -> None:
+        """See ``Engine.save_memory``."""
+        if not self._recompute:
+            self._recompute = True
+            self.body.recompute()
+
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:
         """See ``Engine.forward_backward``. Whatever fails in company is tried again alone."""
         outcomes: dict[int, Sums | TrainingError] = {}
@@ -225,8 +231,7 @@ class PackedEngine:
                 if self.max_tokens > 256:
                     self.max_tokens //= 2
                 elif not self._recompute:
-                    self._recompute = True
-                    self.body.recompute()
+                    self.save_memory()
                 else:
                     raise TrainingError(
                         "The device has too little memory for one row.",

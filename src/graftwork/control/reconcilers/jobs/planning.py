@@ -14,13 +14,14 @@ from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
 from graftwork.control.services.methods import PREFERENCES, quantization_of, trainer_of
-from graftwork.core.errors import BudgetExceeded, PlatformError
+from graftwork.core.errors import BudgetExceeded, InvalidRequest, PlatformError
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Job
 from graftwork.core.specs import DataRef, Hyperparameters, RunSpec, StartRef
 from graftwork.core.states import Phase
 from graftwork.data import Renderer, Row, canonical, measure, read_canonical, split
 from graftwork.models import CatalogueEntry, DataSize, Plan, Target, base_ref, choose, fit
+from graftwork.models.trainers import check
 from graftwork.runs import layout
 
 
@@ -74,6 +75,10 @@ async def planning(ctx: Context, job: Job) -> Step:
         seed=job.seed,
         code_version=ctx.code_version,
     )
+    try:
+        check(spec, entry.trainers, ctx.environment)
+    except InvalidRequest as error:
+        return failed(ctx, job, error.code, error.text, param=error.param)
     try:
         quoted = await _quote(ctx, entry, estimate.trained_tokens, options.max_cost)
     except BudgetExceeded as error:
