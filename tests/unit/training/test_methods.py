@@ -49,7 +49,7 @@ def test_dpo_learns_to_prefer_and_says_so(base, renderer, tmp_path):
     assert done.outcome is Outcome.SUCCEEDED
     first, last = steps[1]["extra"], steps[12]["extra"]
     assert steps[1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert (first["rewards/margins"], first["rewards/accuracies"]) == (pytest.approx(0, abs=1e-6), 0)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)  # so its accuracy is that of rounding
     assert last["rewards/margins"] > 0.1
     assert last["rewards/margins"] == pytest.approx(last["rewards/chosen"] - last["rewards/rejected"])
     assert last["eval_rewards/accuracies"] == 1.0
