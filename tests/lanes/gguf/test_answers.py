@@ -36,7 +36,8 @@ def served(up: Up) -> list[str]:
     job = client.fine_tuning.jobs.create(
         model="seedling", training_file=files[0], validation_file=files[1], suffix="tickets", seed=7
     )
-    assert finish(client, job.id, limit=1000).status == "succeeded"
+    ended = finish(client, job.id, limit=1000)
+    assert ended.status == "succeeded", ended.error
     answers = []
     for question in QUESTIONS:
         answer = client.chat.completions.create(

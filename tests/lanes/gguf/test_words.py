@@ -40,7 +40,9 @@ TOOL = {
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (EXAMPLES / name).read_text().splitlines()]
+    """The chat rows of an example."""
+    found = [json.loads(line) for line in (EXAMPLES / name).read_text().splitlines()]
+    return [row for row in found if "messages" in row]
 
 
 @pytest.fixture(scope="module")

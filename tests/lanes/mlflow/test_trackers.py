@@ -126,7 +126,8 @@ def test_a_real_job_is_told_to_both(server: str, read: Read, tmp_path: Path):
             suffix="tickets",
             hyperparameters={"n_epochs": 1, "batch_size": 4},
         )
-        assert finish(client, job.id).status == "succeeded"
+        ended = finish(client, job.id)
+        assert ended.status == "succeeded", ended.error
         events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
         losses = sorted([e.data["step"], e.data["train_loss"]] for e in events if e.type == "metrics")
         [run] = _until(lambda: set(read("runs", server)) - before)
