@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -51,7 +52,8 @@ class Progress(Document):
 class State(Document):
     """``state.json`` of a checkpoint."""
 
-    format: int = 1
+    format: Literal[2] = 2
+    """2: the optimizer's moments lie in the order of tensors' names."""
     spec: str
     """sha256 of the specification: a checkpoint continues no other run."""
     progress: Progress
@@ -84,7 +86,9 @@ def write_state(
 ) -> None:
     """Fill ``directory`` with a checkpoint's files; ``best`` are flat weights of ``progress.best_step``."""
     write_adapter(directory, adapter, spec.lora, spec.base)
-    save_file({name: tensor.cpu() for name, tensor in optimizer.items()}, directory / OPTIMIZER)
+    save_file(
+        {name: _by_name(tensor, adapter).cpu() for name, tensor in optimizer.items()}, directory / OPTIMIZER
+    )
     if best is not None and progress.best_step != progress.step:
         save_file(
             {name: tensor.contiguous().cpu() for name, tensor in adapter.tensors(best).items()},
@@ -92,6 +96,27 @@ def write_state(
         )
     state = State(spec=fingerprint(spec), progress=progress)
     (directory / STATE).write_bytes(state.to_bytes())
+
+
+def moments(saved: Saved, adapter: Adapter) -> dict[str, torch.Tensor]:
+    """A checkpoint's optimizer state laid out as ``adapter``: engines order their tensors differently."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in saved.optimizer.items():
+        flat = tensor
+        if tensor.numel() == adapter.weights.numel() and tensor.dim() == 1:
+            flat, at = torch.empty_like(tensor), 0
+            for _, view in sorted(adapter.tensors(flat).items()):
+                view.copy_(tensor[at : at + view.numel()].view(view.shape))
+                at += view.numel()
+        found[name] = flat
+    return found
+
+
+def _by_name(tensor: torch.Tensor, adapter: Adapter) -> torch.Tensor:
+    """A flat vector in the order of tensors' names, which is every engine's; counters as they are."""
+    if tensor.dim() != 1 or tensor.numel() != adapter.weights.numel():
+        return tensor
+    return torch.cat([view.flatten() for _, view in sorted(adapter.tensors(tensor).items())])
 
 
 def newest(reader: RunReader, spec: RunSpec, fence: int) -> tuple[Saved | None, list[GraftworkError]]:

@@ -25,7 +25,7 @@ from graftwork.data.rendering import Renderer
 from graftwork.runs.documents import AdapterFiles, Result
 from graftwork.training.attempt import Attempt
 from graftwork.training.batching import Course
-from graftwork.training.checkpoints import Progress, newest, pour, write_state
+from graftwork.training.checkpoints import Progress, moments, newest, pour, write_state
 from graftwork.training.dataset import Dataset, load_dataset
 from graftwork.training.engine import Adapter, Engine, Rows, Sums, Work
 from graftwork.training.export import write_adapter
@@ -205,7 +205,7 @@ class Session:
         if saved is None:
             return False
         pour(saved.adapter, self.adapter, self.adapter.weights)
-        self.optimizer.restore(saved.optimizer)
+        self.optimizer.restore(moments(saved, self.adapter))
         self.progress = saved.progress
         if self.progress.best_step is not None:
             self.best = self.adapter.weights.clone()

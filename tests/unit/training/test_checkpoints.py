@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tinytraining import make_run, make_spec
 
 from graftwork.core.errors import PlatformError
@@ -9,8 +10,10 @@ from graftwork.core.specs import LoraSpec
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
 from graftwork.runs.writer import RunWriter
-from graftwork.training.checkpoints import Progress, newest, pour, write_state
+from graftwork.training.base import open_engine
+from graftwork.training.checkpoints import Progress, Saved, moments, newest, pour, write_state
 from graftwork.training.optimizer import Optimizer
+from graftwork.training.solo import SoloEngine
 
 LORA = LoraSpec(rank=4, alpha=8, dropout=0.1)
 
@@ -92,3 +95,18 @@ def test_tensors_of_another_shape_are_not_poured(engine):
     with pytest.raises(PlatformError) as caught:
         pour(small.tensors(), large, large.weights)
     assert caught.value.code == "checkpoint_unusable"
+
+
+def test_moments_follow_their_tensors_from_one_engine_to_another(base, tmp_path):
+    lora = LoraSpec(rank=2, alpha=4)
+    packed, solo = open_engine(base).add(lora, 1), SoloEngine.load(base).add(lora, 1)
+    assert [part.name for part in packed.parts] != [part.name for part in solo.parts]
+    flat = torch.arange(solo.weights.numel(), dtype=torch.float32)
+    spec = make_spec(b'{"text":"a"}\n', lora=lora)
+    state = {"exp_avg": flat, "step": torch.tensor(3.0)}
+    write_state(tmp_path, spec, Progress(), solo, None, state)
+    saved = Saved(1, Progress(), {}, None, load_file(tmp_path / "optimizer.safetensors"))
+    for adapter in (packed, solo):
+        found = adapter.tensors(moments(saved, adapter)["exp_avg"])
+        assert all(torch.equal(found[name], view) for name, view in solo.tensors(flat).items())
+    assert moments(saved, packed)["step"] == 3.0
