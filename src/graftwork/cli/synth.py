@@ -27,27 +27,81 @@ if TYPE_CHECKING:
     from graftwork.data.synth.sources import Item
 
 
+_Url = Annotated[
+    str | None,
+    Parameter(help="Base URL of an OpenAI-compatible API, such as https://host/v1; without it, this server."),
+]
+_ApiKeyEnv = Annotated[
+    str,
+    Parameter(help="Name of the environment variable with the key for --url."),
+]
+_Instructions = Annotated[
+    str | None,
+    Parameter(help="What to write, in place of our own words; a text, or @FILE."),
+]
+_Judge = Annotated[
+    str | None,
+    Parameter(help="Name of the model that scores each row from 1 to 5; the same model if not given."),
+]
+_NoJudge = Annotated[
+    bool,
+    Parameter(help="Keep all rows that are no duplicates."),
+]
+_Threshold = Annotated[
+    float,
+    Parameter(help="Least score of a kept row."),
+]
+_Rubric = Annotated[
+    str | None,
+    Parameter(help="What the scores mean, in place of our own words; a text, or @FILE."),
+]
+_Near = Annotated[
+    float,
+    Parameter(help="Overlap of texts from which a row is a duplicate."),
+]
+_Parallel = Annotated[
+    int,
+    Parameter(help="Requests under way at a time."),
+]
+_PerMinute = Annotated[
+    float | None,
+    Parameter(help="Most requests a minute."),
+]
+_MaxRequests = Annotated[
+    int | None,
+    Parameter(help="Most requests, those of runs before this one included."),
+]
+_MaxCost = Annotated[
+    str | None,
+    Parameter(help="Most dollars, by --price."),
+]
+_Price = Annotated[
+    str | None,
+    Parameter(help="Dollars a million tokens, in and out, such as 0.15,0.60."),
+]
+
+
 def synth(
     *documents: str,
     output: Annotated[str, Parameter(name=["--output", "-o"])],
     model: str,
     seeds: str | None = None,
-    url: str | None = None,
-    api_key_env: str = "OPENAI_API_KEY",
+    url: _Url = None,
+    api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
     rows: int = 100,
     per_passage: int = 5,
-    instructions: str | None = None,
-    judge: str | None = None,
-    no_judge: bool = False,
-    threshold: float = 4.0,
-    rubric: str | None = None,
-    near: float = 0.8,
+    instructions: _Instructions = None,
+    judge: _Judge = None,
+    no_judge: _NoJudge = False,
+    threshold: _Threshold = 4.0,
+    rubric: _Rubric = None,
+    near: _Near = 0.8,
     seed: int = 0,
-    parallel: int = 4,
-    per_minute: float | None = None,
-    max_requests: int | None = None,
-    max_cost: str | None = None,
-    price: str | None = None,
+    parallel: _Parallel = 4,
+    per_minute: _PerMinute = None,
+    max_requests: _MaxRequests = None,
+    max_cost: _MaxCost = None,
+    price: _Price = None,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"])] = False,
     json: bool = False,
 ) -> int:
@@ -66,36 +120,10 @@ def synth(
         Name of the model that writes.
     seeds:
         Rows that show what is wanted; none of the new ones is like any of them.
-    url:
-        Base URL of an OpenAI-compatible API, such as https://host/v1; without it, this server.
-    api_key_env:
-        Name of the environment variable with the key for --url.
     rows:
         Rows to ask for when they are made from seeds.
     per_passage:
         Rows to ask for of each passage of a document.
-    instructions:
-        What to write, in place of our own words; a text, or @FILE.
-    judge:
-        Name of the model that scores each row from 1 to 5; the same model if not given.
-    no_judge:
-        Keep all rows that are no duplicates.
-    threshold:
-        Least score of a kept row.
-    rubric:
-        What the scores mean, in place of our own words; a text, or @FILE.
-    near:
-        Overlap of texts from which a row is a duplicate.
-    parallel:
-        Requests under way at a time.
-    per_minute:
-        Most requests a minute.
-    max_requests:
-        Most requests, those of runs before this one included.
-    max_cost:
-        Most dollars, by --price.
-    price:
-        Dollars a million tokens, in and out, such as 0.15,0.60.
     yes:
         Do not ask before starting.
     """
