@@ -202,7 +202,7 @@ class Engine(Protocol):
         ...
 
     def save_memory(self) -> None:
-        """From now on compute activations again in the backward pass instead of holding them. Repeatable."""
+        """From now on hold no layer's activations; compute them again in the backward pass. Repeatable."""
         ...
 
     def forward_backward(self, work: Sequence[Work]) -> list[Sums | TrainingError]:

@@ -109,7 +109,7 @@ class SoloEngine:
         """See ``Engine.scores``."""
         self._activate(adapter)
         with torch.no_grad():
-            return self._guarded(lambda: self._scores(rows)[0].tolist())
+            return self._guarded(lambda: _scores(self, rows)[0].tolist())
 
     def logprobs(self, adapter: Adapter | None, tokens: Sequence[int], start: int) -> list[float]:
         """See ``Engine.logprobs``."""
@@ -151,7 +151,7 @@ class SoloEngine:
 
     def _example_step(self, objective: Objective, rows: Rows, first: int) -> Sums:
         """Scores with their graph kept, the objective's slopes, and those back through the graph."""
-        scores, correct = self._scores(rows)
+        scores, correct = _scores(self, rows)
         slopes = objective.slopes(scores.detach(), rows, first)
         scores.backward(slopes.per_row)
         names, numbers = list(slopes.metrics), [slopes.loss, correct, *slopes.metrics.values()]
@@ -164,16 +164,6 @@ class SoloEngine:
             dict(zip(names, extra, strict=True)),
             by_example=True,
         )
-
-    def _scores(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each row's score, fp32 [rows], and the number of correct first choices."""
-        where, targets = labelled(rows, self.device)
-        ids = padded(rows, self.device)
-        hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, where)
-        values, hits = token_scores(chosen, self.head, targets, self.vocabulary)
-        row = torch.tensor([n for n, row in enumerate(rows) for _ in range(row.labelled)], device=self.device)
-        return values.new_zeros(len(rows)).index_add(0, row, values), hits.sum()
 
     def _loss(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, int]:
         where, targets = labelled(rows, self.device)
@@ -210,6 +200,17 @@ class SoloEngine:
                 ) from error
         self.save_memory()
         return self._guarded(act)
+
+
+def _scores(engine: SoloEngine, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's score, fp32 [rows], and the number of correct first choices."""
+    where, targets = labelled(rows, engine.device)
+    ids = padded(rows, engine.device)
+    hidden = engine.decoder(input_ids=ids, use_cache=False).last_hidden_state
+    chosen = hidden.flatten(0, 1).index_select(0, where)
+    values, hits = token_scores(chosen, engine.head, targets, engine.vocabulary)
+    row = torch.tensor([n for n, row in enumerate(rows) for _ in range(row.labelled)], device=engine.device)
+    return values.new_zeros(len(rows)).index_add(0, row, values), hits.sum()
 
 
 @contextmanager

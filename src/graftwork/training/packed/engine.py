@@ -121,7 +121,7 @@ class PackedEngine:
 
     def evaluate(self, adapter: Adapter | None, rows: Rows) -> Sums:
         """See ``Engine.evaluate``."""
-        found = self._guarded(lambda: [self._read(adapter, part) for part in self._parts(rows)])
+        found = self._guarded(lambda: [self._read(adapter, part) for part in _parts(rows, self.max_tokens)])
         losses = [answered.losses.double().sum() for answered, _ in found]
         hits = [answered.hits.sum().double() for answered, _ in found]
         if not found:
@@ -132,7 +132,9 @@ class PackedEngine:
     def scores(self, adapter: Adapter | None, rows: Rows) -> list[float]:
         """See ``Engine.scores``."""
         sums: list[float] = []
-        for answered, layout in self._guarded(lambda: [self._read(adapter, p) for p in self._parts(rows)]):
+        for answered, layout in self._guarded(
+            lambda: [self._read(adapter, p) for p in _parts(rows, self.max_tokens)]
+        ):
             sums += _by_row(-answered.losses, layout).tolist()
         following = iter(sums)
         return [next(following) if used(row) else 0.0 for row in rows]
@@ -146,20 +148,6 @@ class PackedEngine:
         """See ``Engine.describe``."""
         precision = str(self.body.model.dtype).removeprefix("torch.")
         return {**describe(self.device), "precision": precision, "engine": "packed"}
-
-    def _parts(self, rows: Rows) -> list[Rows]:
-        """Labelled rows in parts of at most ``max_tokens``."""
-        parts: list[list[Encoded]] = []
-        room = 0
-        for row in rows:
-            size = used(row)
-            if size and size > room:
-                parts.append([])
-                room = self.max_tokens
-            if size:
-                parts[-1].append(row)
-                room -= size
-        return list(parts)
 
     @torch.no_grad()
     def _read(self, adapter: Adapter | None, rows: Rows) -> tuple[Answered, Layout]:
@@ -238,6 +226,21 @@ class PackedEngine:
                         fix="Use a smaller max_length or rank, or a larger GPU.",
                         code="out_of_memory",
                     ) from error
+
+
+def _parts(rows: Rows, max_tokens: int) -> list[Rows]:
+    """Labelled rows in parts of at most ``max_tokens``."""
+    parts: list[list[Encoded]] = []
+    room = 0
+    for row in rows:
+        size = used(row)
+        if size and size > room:
+            parts.append([])
+            room = max_tokens
+        if size:
+            parts[-1].append(row)
+            room -= size
+    return list(parts)
 
 
 def _noise(shares: Sequence[Share], layout: Layout, width: int) -> torch.Tensor | None:
