@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,58 +27,66 @@ if TYPE_CHECKING:
     from graftwork.data.synth.sources import Item
 
 
-_Url = Annotated[
-    str | None,
-    Parameter(help="Base URL of an OpenAI-compatible API, such as https://host/v1; without it, this server."),
-]
-_ApiKeyEnv = Annotated[
-    str,
-    Parameter(help="Name of the environment variable with the key for --url."),
-]
-_Instructions = Annotated[
-    str | None,
-    Parameter(help="What to write, in place of our own words; a text, or @FILE."),
-]
-_Judge = Annotated[
-    str | None,
-    Parameter(help="Name of the model that scores each row from 1 to 5; the same model if not given."),
-]
-_NoJudge = Annotated[
-    bool,
-    Parameter(help="Keep all rows that are no duplicates."),
-]
-_Threshold = Annotated[
-    float,
-    Parameter(help="Least score of a kept row."),
-]
-_Rubric = Annotated[
-    str | None,
-    Parameter(help="What the scores mean, in place of our own words; a text, or @FILE."),
-]
-_Near = Annotated[
-    float,
-    Parameter(help="Overlap of texts from which a row is a duplicate."),
-]
-_Parallel = Annotated[
-    int,
-    Parameter(help="Requests under way at a time."),
-]
-_PerMinute = Annotated[
-    float | None,
-    Parameter(help="Most requests a minute."),
-]
-_MaxRequests = Annotated[
-    int | None,
-    Parameter(help="Most requests, those of runs before this one included."),
-]
-_MaxCost = Annotated[
-    str | None,
-    Parameter(help="Most dollars, by --price."),
-]
-_Price = Annotated[
-    str | None,
-    Parameter(help="Dollars a million tokens, in and out, such as 0.15,0.60."),
-]
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Which of the rows that were made are kept.
+
+    Attributes
+    ----------
+    judge:
+        Name of the model that scores each row from 1 to 5; the same model if not given.
+    no_judge:
+        Keep all rows that are no duplicates.
+    threshold:
+        Least score of a kept row.
+    rubric:
+        What the scores mean, in place of our own words; a text, or @FILE.
+    near:
+        Overlap of texts from which a row is a duplicate.
+    """
+
+    judge: str | None = None
+    no_judge: bool = False
+    threshold: float = 4.0
+    rubric: str | None = None
+    near: float = 0.8
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How the model is asked, and for how much at most.
+
+    Attributes
+    ----------
+    url:
+        Base URL of an OpenAI-compatible API, such as https://host/v1; without it, this server.
+    api_key_env:
+        Name of the environment variable with the key for --url.
+    parallel:
+        Requests under way at a time.
+    per_minute:
+        Most requests a minute.
+    max_requests:
+        Most requests, those of runs before this one included.
+    max_cost:
+        Most dollars, by --price.
+    price:
+        Dollars a million tokens, in and out, such as 0.15,0.60.
+    """
+
+    url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    parallel: int = 4
+    per_minute: float | None = None
+    max_requests: int | None = None
+    max_cost: str | None = None
+    price: str | None = None
+
+
+JUDGED = Judging()
+ASKED = Asking()
 
 
 def synth(
@@ -86,22 +94,12 @@ def synth(
     output: Annotated[str, Parameter(name=["--output", "-o"])],
     model: str,
     seeds: str | None = None,
-    url: _Url = None,
-    api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
     rows: int = 100,
     per_passage: int = 5,
-    instructions: _Instructions = None,
-    judge: _Judge = None,
-    no_judge: _NoJudge = False,
-    threshold: _Threshold = 4.0,
-    rubric: _Rubric = None,
-    near: _Near = 0.8,
+    instructions: str | None = None,
+    judging: Judging = JUDGED,
+    asking: Asking = ASKED,
     seed: int = 0,
-    parallel: _Parallel = 4,
-    per_minute: _PerMinute = None,
-    max_requests: _MaxRequests = None,
-    max_cost: _MaxCost = None,
-    price: _Price = None,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"])] = False,
     json: bool = False,
 ) -> int:
@@ -124,35 +122,43 @@ def synth(
         Rows to ask for when they are made from seeds.
     per_passage:
         Rows to ask for of each passage of a document.
+    instructions:
+        What to write, in place of our own words; a text, or @FILE.
     yes:
         Do not ask before starting.
     """
-    from graftwork.data.synth.run import Settings, estimate
+    from graftwork.data.synth.run import estimate
 
     target = Path(output)
     if target.exists():
         raise Conflict(f"{target} is there already.", fix="Give another name with -o.", code="file_exists")
-    if max_cost is not None and price is None:
-        raise InvalidRequest(
-            "A cap on cost needs a price.", fix="Give --price IN,OUT in dollars.", code="price_missing"
-        )
-    settings = Settings(
-        model=model,
-        judge=None if no_judge else judge or model,
-        threshold=threshold,
-        instructions=_text(instructions),
-        rubric=_text(rubric),
-        near=near,
-        parallel=max(1, parallel),
-        max_requests=max_requests,
-        max_cost=None if max_cost is None else _dollars(max_cost),
-        prices=_prices(price),
-    )
+    settings = _settings(model, instructions, judging, asking)
     shown = _seeds(seeds)
     items = _items(documents, shown, rows, per_passage, seed, seeds)
     _confirm(estimate(items, settings), settings, len(items), yes)
-    made = _run(items, settings, shown, _client(url, api_key_env, per_minute), target)
-    return _finish(made, target, json)
+    client = _client(asking.url, asking.api_key_env, asking.per_minute)
+    return _finish(_run(items, settings, shown, client, target), target, json)
+
+
+def _settings(model: str, instructions: str | None, judging: Judging, asking: Asking) -> Settings:
+    from graftwork.data.synth.run import Settings
+
+    if asking.max_cost is not None and asking.price is None:
+        raise InvalidRequest(
+            "A cap on cost needs a price.", fix="Give --price IN,OUT in dollars.", code="price_missing"
+        )
+    return Settings(
+        model=model,
+        judge=None if judging.no_judge else judging.judge or model,
+        threshold=judging.threshold,
+        instructions=_text(instructions),
+        rubric=_text(judging.rubric),
+        near=judging.near,
+        parallel=max(1, asking.parallel),
+        max_requests=asking.max_requests,
+        max_cost=None if asking.max_cost is None else _dollars(asking.max_cost),
+        prices=_prices(asking.price),
+    )
 
 
 def _run(

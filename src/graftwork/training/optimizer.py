@@ -57,9 +57,10 @@ class Optimizer:
         """L2 norm of the gradient; clips the gradient."""
         gradient = self._gradient()
         # A million fp32 squares summed in fp32 lose the fifth digit.
-        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-        gradient.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        return float(norm)
+        norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+        if self._max_grad_norm < norm + 1e-6:
+            gradient.mul_(self._max_grad_norm / (norm + 1e-6))
+        return norm
 
     def step(self, learning_rate: float) -> None:
         """Move the weights."""
@@ -67,8 +68,11 @@ class Optimizer:
         if self._ratios is not None:
             self._step_each(learning_rate * self._ratios)
             return
-        self._adamw.param_groups[0]["lr"] = learning_rate
-        self._adamw.step()
+        if not self._adamw.state[self._weights]:
+            self._adamw.param_groups[0]["lr"] = learning_rate
+            self._adamw.step()  # makes the moments
+            return
+        self._step_all(learning_rate)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments fp32 [n] each, and the number of steps taken: all that a later ``restore`` needs."""
@@ -92,6 +96,27 @@ class Optimizer:
         held, device = self._adamw.state[self._weights], self._weights.device
         for name in _MOMENTS & held.keys():
             held[name] = held[name].to(device)
+
+    @torch.no_grad()
+    def _step_all(self, rate: float) -> None:
+        """The kernel behind ``AdamW.step`` without its bookkeeping, which costs more than a small adapter."""
+        group, state = self._adamw.param_groups[0], self._adamw.state[self._weights]
+        state["step"] += 1
+        torch._fused_adamw_(
+            [self._weights],
+            [self._gradient()],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            lr=rate,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
     @torch.no_grad()
     def _step_each(self, rates: torch.Tensor) -> None:

@@ -1,7 +1,8 @@
 """Each architecture through the real trainer: two adapters in company, a pause, a resume, an export to PEFT.
 
-Routing is a choice: two experts that score alike may change places when a sum ends in another last bit, and
-then a whole token goes another way. ``BOUND`` holds for runs of this length on these seeds.
+Exact, each adapter has passes of its own, and a run in company is the lone run bit for bit. Fast, sums end
+in other last bits, and steps let them grow: most in Gated DeltaNet, where a small difference is passed on
+along the row (one of AdamW's means was 2 % off after six steps).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from companies import Company, distance, losses, outcome, tensors
+from companies import Company as Rig
+from companies import distance, losses, outcome, tensors
 from peft import PeftModel
 from tinymodels import make_model
 from tinytraining import make_rows, make_run
@@ -25,13 +27,16 @@ from graftwork.registry import check_adapter
 from graftwork.runs.documents import Probe, Result
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
-from graftwork.training.packed.engine import PackedEngine
+from graftwork.training.loading import load_model
+from graftwork.training.packed.engine import Company, PackedEngine
 
 pytestmark = pytest.mark.slow
 
 TRAINED = ("qwen3", "llama", "mistral", "qwen3_moe", "qwen3_next")
-BOUND, CURVE = 5e-3, 5e-4
-"""Of a tensor, as a share of its largest entry; of a loss, nats."""
+BOUND = {"exact": dict.fromkeys(TRAINED, 0.0), "fast": {**dict.fromkeys(TRAINED, 5e-3), "qwen3_next": 5e-2}}
+"""Of any tensor of the adapter and its optimizer, as a share of its largest entry."""
+CURVE = {"exact": 0.0, "fast": 5e-4}
+"""Of a loss, nats."""
 LORAS = {
     "wide": LoraSpec(rank=6, alpha=12, dropout=0.1),
     "narrow": LoraSpec(rank=2, alpha=2, rslora=True, targets=("q_proj", "o_proj")),
@@ -61,8 +66,13 @@ def renderer(base: Path) -> Renderer:
     return Renderer.load(base)
 
 
-def engine(base: Path) -> PackedEngine:
-    return PackedEngine.load(base, torch.device("cpu"))
+@pytest.fixture(params=["exact", "fast"])
+def mode(request: pytest.FixtureRequest) -> Company:
+    return request.param
+
+
+def engine(base: Path, mode: Company) -> PackedEngine:
+    return PackedEngine(load_model(base, torch.device("cpu")), company=mode)
 
 
 def result_of(uri: str, fence: int) -> Result:
@@ -71,29 +81,31 @@ def result_of(uri: str, fence: int) -> Result:
     return result
 
 
-def test_trains_in_company_pauses_resumes_and_loads_in_peft(base: Path, renderer: Renderer, tmp_path: Path):
+def test_trains_in_company_pauses_resumes_and_loads_in_peft(
+    base: Path, renderer: Renderer, mode: Company, tmp_path: Path
+):
     lone = run_of(tmp_path / "lone", "wide", 1)
-    Company(engine(base), renderer).join(lone).finish()
+    Rig(engine(base, mode), renderer).join(lone).finish()
 
     mine, other = run_of(tmp_path / "mine", "wide", 1), run_of(tmp_path / "other", "narrow", 2)
-    first = Company(engine(base), renderer).join(mine).join(other)
+    first = Rig(engine(base, mode), renderer).join(mine).join(other)
     first.turn(4)
     first.tell(mine, 1, Want.PAUSE)
     first.turn(1)
     assert outcome(mine) is Outcome.PAUSED and first.aboard(other)
     first.finish()
     late = run_of(tmp_path / "late", "narrow", 3)
-    second = Company(engine(base), renderer).join(late)
+    second = Rig(engine(base, mode), renderer).join(late)
     second.turn(1)
     second.join(mine, 2).finish()
     assert [outcome(mine, 2), outcome(other), outcome(late)] == [Outcome.SUCCEEDED] * 3
 
     together, apart = losses(mine, 2), losses(lone, 1)
     assert together.keys() == apart.keys() and len(apart) == 6
-    assert max(abs(together[step] - apart[step]) for step in apart) <= CURVE
+    assert max(abs(together[step] - apart[step]) for step in apart) <= CURVE[mode]
     assert apart[6] < apart[1]
     off, name = distance(tensors(lone, 1), tensors(mine, 2))
-    assert off <= BOUND, f"{name} is {off:.2e} off"
+    assert off <= BOUND[mode][base.name], f"{name} is {off:.2e} off"
 
     files = result_of(mine, 2).adapter
     assert files is not None

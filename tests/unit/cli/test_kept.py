@@ -23,9 +23,13 @@ def api(monkeypatch, tmp_path):
         ("PUT", "/api/kept"): KEPT,
         ("DELETE", "/api/kept"): {"deleted": 3},
         ("POST", "/api/datasets/from-logs"): {
-            "requests": 3, "rows": 2, "duplicates": 1, "skipped": {"answer_cut_off": 1}, "file": {"id": "file-1"},
+            "requests": 3,
+            "rows": 2,
+            "duplicates": 1,
+            "skipped": {"answer_cut_off": 1},
+            "file": {"id": "file-1"},
         },
-    }  # fmt: skip
+    }
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from controlhouse import PRICE, STEPS, TOKENS, Crash, Fuse, House, Script, walk_to
 
@@ -268,7 +270,8 @@ async def test_a_job_that_no_machine_fits_holds_nobody_up(company: House):
     await walk_to(company, big.id, Phase.QUEUED)
     async with company.store.begin() as tx:
         [claim] = await tx.jobs.claim("test", 1, 30)
-        plan = {**(claim.item.plan or {}), "memory": 1 << 60}
+        plan: dict[str, Any] = {**(claim.item.plan or {}), "memory": 1 << 60}
+        plan["estimate"]["memory"]["weights"] = 1 << 60
         assert await tx.jobs.apply(claim, plan=plan)
         await tx.jobs.release(claim, 0.0)
     small = await create(company, company.project)

@@ -38,6 +38,11 @@ def request(**fields: Any) -> JobRequest:
             "option_unsupported",
             "graftwork.preference.label_smoothing",
         ),
+        (
+            {"options": {"method": "kto", "quantization": "nf4"}},
+            "option_unsupported",
+            "graftwork.quantization",
+        ),
         ({"options": {"lora": {"dora": True}}}, "dora_not_served", "graftwork.lora.dora"),
         ({"method": "reinforcement"}, "method_unsupported", "method.type"),
         ({"suffix": ""}, "invalid_request", "suffix"),

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from graftwork.core.errors import InvalidRequest
-from graftwork.core.specs import Auto, Hyperparameters, LoraSpec, Method, TrainerName, TrainingOptions
+from graftwork.core.specs import (
+    Auto,
+    Hyperparameters,
+    LoraSpec,
+    Method,
+    Quantization,
+    TrainerName,
+    TrainingOptions,
+)
 
 WIRE: dict[str, Method] = {"supervised": "sft", "dpo": "dpo"}
 """OpenAI's methods, and ours by their names."""
@@ -68,6 +76,11 @@ def trainer_of(options: TrainingOptions) -> TrainerName:
     return "native" if (options.method or "sft") in NATIVE else "trl"
 
 
+def quantization_of(options: TrainingOptions) -> Quantization | Auto:
+    """How the base may be held; TRL holds it as it is."""
+    return "none" if trainer_of(options) == "trl" else options.quantization
+
+
 def continued(start: LoraSpec, given: Mapping[str, Any] | None, model: str) -> LoraSpec:
     """The shape of an adapter that goes on from ``model``'s: its own, but for what may be given anew.
 
@@ -105,6 +118,13 @@ def _check(method: Method, options: TrainingOptions) -> None:
             fix="Leave graftwork.trainer out: the native trainer has it.",
             code="option_unsupported",
             param="graftwork.preference.label_smoothing",
+        )
+    if options.quantization == "nf4" and (options.trainer == "trl" or method not in NATIVE):
+        raise InvalidRequest(
+            "TRL trains here on the base as it is, not in 4 bits.",
+            fix="Leave graftwork.quantization out.",
+            code="option_unsupported",
+            param="graftwork.quantization",
         )
     if options.lora.dora:
         raise InvalidRequest(

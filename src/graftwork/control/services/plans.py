@@ -10,7 +10,7 @@ from graftwork.billing import current_prices
 from graftwork.control.bases import Bases
 from graftwork.control.services.files import no_file
 from graftwork.control.services.jobs import JobsService
-from graftwork.control.services.methods import trainer_of
+from graftwork.control.services.methods import quantization_of, trainer_of
 from graftwork.control.services.requests import JobRequest, check_request
 from graftwork.core.errors import InvalidData
 from graftwork.core.money import dollars, tokens_cost
@@ -82,7 +82,7 @@ class PlansService:
             await self._machines(),
             method=method,
             trainer=trainer_of(options),
-            quantization=options.quantization,
+            quantization=quantization_of(options),
         )
         price = await self._price(entry, found.plan.trained_tokens)
         cost = found.plan.machine_cost

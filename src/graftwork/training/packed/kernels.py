@@ -30,23 +30,31 @@ MOST_THREADS = 4
 Value = torch.Tensor | int | float | None
 
 
+ARGUMENTS = {
+    "norm": "ppppiif",
+    "norm_back": "pppppii",
+    "turn": "pippppp" + "iiif",
+    "turn_back": "ppippppp" + "iiii",
+    "gate": "ppii",
+    "gate_back": "ppii",
+    "answer": "pppppii",
+}
+"""Of each kernel: pointers, int64s, floats."""
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+
+
 class Kernels:
-    """Calls into the library: tensors go as pointers, None as null, int as int64."""
+    """Calls into the library: tensors go as pointers, None as null."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+        self._calls = {name: library[name] for name in ARGUMENTS}
+        for name, call in self._calls.items():
+            call.argtypes = [_TYPES[letter] for letter in ARGUMENTS[name]]
+            call.restype = None
 
     def __call__(self, name: str, *values: Value) -> None:
         """Run kernel ``name``."""
-        self._library[name](*(_passed(value) for value in values))
-
-
-def _passed(value: Value) -> object:
-    if isinstance(value, torch.Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
+        self._calls[name](*[v.data_ptr() if isinstance(v, torch.Tensor) else v for v in values])
 
 
 def kernels(x: torch.Tensor) -> Kernels | None:

@@ -13,7 +13,7 @@ from graftwork.control.reconcilers.jobs.admission import cheapest
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
-from graftwork.control.services.methods import PREFERENCES, trainer_of
+from graftwork.control.services.methods import PREFERENCES, quantization_of, trainer_of
 from graftwork.core.errors import BudgetExceeded, InvalidRequest, PlatformError
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Job
@@ -55,7 +55,7 @@ async def planning(ctx: Context, job: Job) -> Step:
         targets_of(await cheapest(ctx, Need())),
         method=method,
         trainer=trainer,
-        quantization=options.quantization,
+        quantization=quantization_of(options),
     )
     estimate, target = found.plan, found.target
     if not estimate.fits:

@@ -117,6 +117,12 @@ class Trl:
 
     def run(self, attempt: Attempt) -> None:
         """See ``Backend.run``."""
+        if attempt.spec.quantization != "none":
+            raise PlatformError(
+                "TRL trains here on the base as it is, not in 4 bits.",
+                fix="Choose the native trainer, or no quantization.",
+                code="option_unsupported",
+            )
         base = locate_base(attempt.spec.base)
         try:
             renderer = Renderer.load(base)
