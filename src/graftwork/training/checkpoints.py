@@ -99,22 +99,31 @@ def write_state(
 
 
 def moments(saved: Saved, adapter: Adapter) -> dict[str, torch.Tensor]:
-    """A checkpoint's optimizer state laid out as ``adapter``: engines order their tensors differently."""
-    found: dict[str, torch.Tensor] = {}
-    for name, tensor in saved.optimizer.items():
-        flat = tensor
-        if tensor.numel() == adapter.weights.numel() and tensor.dim() == 1:
-            flat, at = torch.empty_like(tensor), 0
-            for _, view in sorted(adapter.tensors(flat).items()):
-                view.copy_(tensor[at : at + view.numel()].view(view.shape))
-                at += view.numel()
-        found[name] = flat
-    return found
+    """A checkpoint's optimizer state laid out as ``adapter``: every engine orders and pads in its own way.
+
+    Raises:
+        PlatformError: ``checkpoint_unusable``, the moments are of another adapter.
+    """
+    return {name: _laid_out(tensor, adapter) for name, tensor in saved.optimizer.items()}
+
+
+def _laid_out(tensor: torch.Tensor, adapter: Adapter) -> torch.Tensor:
+    """The inverse of ``_by_name``; what lies between an adapter's tensors becomes zero."""
+    if tensor.dim() != 1:
+        return tensor
+    flat = torch.zeros(adapter.weights.numel(), dtype=tensor.dtype)
+    views = [view for _, view in sorted(adapter.tensors(flat).items())]
+    sizes = [view.numel() for view in views]
+    if sum(sizes) != tensor.numel():
+        raise _of_another()
+    for view, part in zip(views, tensor.split(sizes), strict=True):
+        view.copy_(part.view(view.shape))
+    return flat
 
 
 def _by_name(tensor: torch.Tensor, adapter: Adapter) -> torch.Tensor:
-    """A flat vector in the order of tensors' names, which is every engine's; counters as they are."""
-    if tensor.dim() != 1 or tensor.numel() != adapter.weights.numel():
+    """A flat vector's tensors in the order of their names, which is every engine's; counters as they are."""
+    if tensor.dim() != 1:
         return tensor
     return torch.cat([view.flatten() for _, view in sorted(adapter.tensors(tensor).items())])
 
@@ -158,10 +167,14 @@ def pour(tensors: dict[str, torch.Tensor], adapter: Adapter, flat: torch.Tensor)
     """
     views = adapter.tensors(flat)
     if {name: view.shape for name, view in views.items()} != {name: t.shape for name, t in tensors.items()}:
-        raise PlatformError(
-            "The checkpoint's adapter has other tensors than this base model's.",
-            fix="Resume with the code and the base model that wrote it.",
-            code="checkpoint_unusable",
-        )
+        raise _of_another()
     for name, view in views.items():
         view.copy_(tensors[name])
+
+
+def _of_another() -> PlatformError:
+    return PlatformError(
+        "The checkpoint's adapter has other tensors than this base model's.",
+        fix="Resume with the code and the base model that wrote it.",
+        code="checkpoint_unusable",
+    )

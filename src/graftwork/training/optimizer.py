@@ -79,8 +79,14 @@ class Optimizer:
         return dict(self._adamw.state[self._weights])
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from what ``state`` returned."""
+        """Continue from what ``state`` returned.
+
+        Raises:
+            ValueError: moments of another length; the fused kernel would write past their end.
+        """
         device = self._weights.device
+        if any(value.dim() and value.shape != self._weights.shape for value in state.values()):
+            raise ValueError("The optimizer's state is of another adapter.")
         self._adamw.state[self._weights] = {name: value.to(device).clone() for name, value in state.items()}
 
     def park(self) -> None:

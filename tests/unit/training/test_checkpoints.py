@@ -12,6 +12,7 @@ from graftwork.runs.transport import LocalTransport
 from graftwork.runs.writer import RunWriter
 from graftwork.training.base import open_engine
 from graftwork.training.checkpoints import Progress, Saved, moments, newest, pour, write_state
+from graftwork.training.engine import Adapter, Part
 from graftwork.training.optimizer import Optimizer
 from graftwork.training.solo import SoloEngine
 
@@ -110,3 +111,29 @@ def test_moments_follow_their_tensors_from_one_engine_to_another(base, tmp_path)
         found = adapter.tensors(moments(saved, adapter)["exp_avg"])
         assert all(torch.equal(found[name], view) for name, view in solo.tensors(flat).items())
     assert moments(saved, packed)["step"] == 3.0
+
+
+def test_moments_of_an_adapter_with_gaps_between_its_tensors_come_back_in_place(tmp_path):
+    parts = (Part("b", 0, (3,)), Part("a", 16, (2, 2)))
+    adapter = Adapter("graft0", torch.zeros(32), torch.zeros(32), parts, ("q_proj",))
+    flat = torch.zeros(32)
+    for number, view in enumerate(adapter.tensors(flat).values(), 1):
+        view.fill_(number)
+    write_state(
+        tmp_path, make_spec(b"{}\n"), Progress(), adapter, None, {"exp_avg": flat, "step": torch.tensor(3.0)}
+    )
+    saved = Saved(1, Progress(), {}, None, load_file(tmp_path / "optimizer.safetensors"))
+    assert len(saved.optimizer["exp_avg"]) == 7
+    assert torch.equal(moments(saved, adapter)["exp_avg"], flat)
+
+
+def test_moments_of_another_adapter_are_refused(engine):
+    small, large = engine.add(LoraSpec(rank=2, alpha=2), 1), engine.add(LoraSpec(rank=4, alpha=2), 1)
+    saved = Saved(
+        1, Progress(), {}, None, {"exp_avg": torch.cat([t.flatten() for t in small.tensors().values()])}
+    )
+    with pytest.raises(PlatformError) as caught:
+        moments(saved, large)
+    assert caught.value.code == "checkpoint_unusable"
+    with pytest.raises(ValueError, match="another adapter"):
+        Optimizer(large, 0.0, 1.0).restore({"exp_avg": torch.zeros(small.weights.numel())})

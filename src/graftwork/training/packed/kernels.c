@@ -76,7 +76,7 @@ void turn_back(const float *restrict slope, const float *restrict x, int64_t str
     for (int64_t t = 0; t < tokens; t++, cosine += size, sine += size)
         for (int64_t h = 0; h < heads; h++, slope += size) {
             const float *restrict one = x + t * stride + h * size;
-            float *restrict into = out + t * out_stride + h * size, *restrict high = into + half, dot = 0.0f;
+            float *into = out + t * out_stride + h * size, *high = into + half, dot = 0.0f;
             for (int64_t i = 0; i < half; i++) {
                 into[i] = slope[i] * cosine[i] + slope[half + i] * sine[i];
                 high[i] = slope[half + i] * cosine[i] - slope[i] * sine[i];
