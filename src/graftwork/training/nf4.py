@@ -153,7 +153,9 @@ def held(module: nn.Module, name: str) -> Nf4 | None:
     """The packed weight behind a parameter; None if it is a plain one."""
     if not parametrize.is_parametrized(module, name):
         return None
-    first = module.parametrizations[name][0]  # pyright: ignore[reportIndexIssue] - a ModuleDict of lists
+    lists = module.parametrizations
+    assert isinstance(lists, nn.ModuleDict)
+    first = next(iter(lists[name].children()))
     return first.packed if isinstance(first, _Unpacked) else None
 
 

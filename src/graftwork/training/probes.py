@@ -28,7 +28,8 @@ class Prober:
     """The chosen rows, with the base model's log-probabilities taken once; ``quantization`` is the base's."""
 
     def __init__(self, engine: Engine, rows: Sequence[Encoded], quantization: Quantization = "none") -> None:
-        self._engine, self._quantization = engine, quantization
+        self._engine = engine
+        self._quantization: Quantization = quantization
         self._rows = [(tokens, start, engine.logprobs(None, tokens, start)) for tokens, start in choose(rows)]
 
     def take(self, adapter: Adapter) -> list[Probe]:

@@ -36,7 +36,9 @@ def pack_(model: PreTrainedModel) -> PreTrainedModel:
 
 def chosen(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """What is packed, by name: all that adapters may change, so not the lm_head, nor a router."""
-    found = Inventory.of(model, model.get_decoder(), model.get_output_embeddings())
+    head = model.get_output_embeddings()
+    assert head is not None  # a causal language model has one
+    found = Inventory.of(model, model.get_decoder(), head)
     return [(name, model.get_submodule(name)) for name in (*found.linears, *found.stacks)]
 
 
@@ -47,7 +49,6 @@ def quantized_bytes(model: nn.Module) -> tuple[int, int]:
     return sum(one.shape.numel() for one in packed), sum(one.bytes for one in packed)
 
 
-@register_quantization_config(NAME)
 class Nf4Config(QuantizationConfigMixin):
     """Says to ``from_pretrained``: pack what you read. ``dtype``: what packed weights are read as."""
 
@@ -56,7 +57,6 @@ class Nf4Config(QuantizationConfigMixin):
         self.dtype = dtype
 
 
-@register_quantizer(NAME)
 class Nf4Quantizer(HfQuantizer):
     """What ``from_pretrained`` asks, and how it is answered."""
 
@@ -99,13 +99,18 @@ class Nf4Quantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         for full, packed in self.packed.items():
-            name, _, weight = full.rpartition(".")
+            name, _, stack = full.rpartition(".")
             module = model.get_submodule(name)
             if isinstance(module, nn.Linear):
                 _replace(model, name, Nf4Linear(packed, module.bias))
             else:
-                hold(module, weight, packed)
+                hold(module, stack, packed)
+        self.packed.clear()
         return model
+
+
+register_quantization_config(NAME)(Nf4Config)
+register_quantizer(NAME)(Nf4Quantizer)
 
 
 class _Pack(ConversionOps):

@@ -67,7 +67,7 @@ class SoloEngine:
         dtype: torch.dtype | None = None,
         quantization: Quantization = "none",
     ) -> Self:
-        """The base model in ``folder``; unless told otherwise it computes in bf16 on a GPU, in fp32 on the CPU.
+        """The base model in ``folder``; unless told otherwise bf16 on a GPU, fp32 on the CPU.
 
         Raises:
             TrainingError: ``base_unusable``, the folder holds no model that can be loaded.

@@ -96,7 +96,7 @@ def _ragged(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch
 
 
 def _wide(matrix: torch.Tensor, side: int) -> torch.Tensor:
-    """``matrix`` with zeros behind this side up to what grouped_mm takes: a rank of 6 is too narrow for it."""
+    """``matrix`` with zeros behind this side up to what grouped_mm takes: 6 is too narrow for it."""
     missing = -matrix.shape[side] % (_ALIGNED // matrix.element_size())
     if not missing:
         return matrix
