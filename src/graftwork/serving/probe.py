@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 SHIFTS = 2.0
 """How many times the base's own shift an adapter trained in 4 bits may be off, in the mean and at the most.
-Measured on the built-in model, on three data sets: 0.05, 0.2 and 0.3 times in the mean (0.02 to 0.07 nats),
-0.2 to 0.6 times at the most (0.6 to 1.0 nats); an adapter that has hardly learnt is off like the base, once."""
+On the built-in model, on three data sets: 0.05, 0.2 and 0.3 times in the mean (0.02 to 0.07 nats),
+0.2 to 0.6 times at the most (0.6 to 1.0 nats). An adapter that has hardly learnt is off like the base."""
 BASE_SHIFT = 1.0
 """Most that the base may be off in the mean, in nats: beyond, it is another model. Measured on the built-in
 model, which is small and so hit hardest: 0.17 to 0.42."""
@@ -154,7 +154,7 @@ def agreement(
     """Whether the served adapter computes what the trainer computed.
 
     Of a trainer that held the base in 4 bits, the values may be off by ``bound`` and ``SHIFTS`` times what
-    the base is off on the same tokens, in the mean as at the most; and the base by ``BASE_SHIFT`` in the mean.
+    the base is off on the same tokens, in the mean as at the most, and the base by ``BASE_SHIFT`` (mean).
 
     Args:
         probes: what was scored, with the trainer's values.
