@@ -99,7 +99,7 @@ class Nf4Quantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         for full, packed in self.packed.items():
-            name, _, stack = full.rpartition(".")
+            name, stack = full.rsplit(".", 1)
             module = model.get_submodule(name)
             if isinstance(module, nn.Linear):
                 _replace(model, name, Nf4Linear(packed, module.bias))
