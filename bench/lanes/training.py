@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -312,7 +311,9 @@ def peak_mb(case: Case) -> float:
     """Of the process, or of the GPU."""
     if case.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    from graftwork.training.machine import peak_bytes
+
+    return peak_bytes() / 2**20
 
 
 def rounds(run: Callable[[], None], case: Case) -> Iterator[dict[str, float]]:

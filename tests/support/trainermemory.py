@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
-
-
-def peak() -> int:
-    """Peak resident bytes of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def config(case: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +34,7 @@ def main(case: dict[str, Any]) -> None:
     from graftwork.data.encoding import Encoded
     from graftwork.training.base import open_engine
     from graftwork.training.engine import Work
+    from graftwork.training.machine import peak_bytes
 
     torch.set_num_threads(1)
     if "write" in case:
@@ -50,13 +45,13 @@ def main(case: dict[str, Any]) -> None:
     if case.get("recompute"):
         engine.save_memory()
     adapters = [engine.add(LoraSpec(rank=case["rank"]), seed) for seed in range(case["runs"])]
-    loaded = peak()
+    loaded = peak_bytes()
     length = case["length"]
     tokens = [number % case["vocab"] for number in range(length)]
     row = Encoded(tokens, [index % 3 == 0 for index in range(length)], length)
     for step in range(2):
         engine.forward_backward([Work(adapter, [[row] * case["rows"]], seed=step) for adapter in adapters])
-    print(json.dumps({"loaded": loaded, "peak": peak()}))
+    print(json.dumps({"loaded": loaded, "peak": peak_bytes()}))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
+
 from graftwork.core.nouns import Run
-from graftwork.core.states import Outcome
+from graftwork.core.states import Outcome, Phase
 from graftwork.store.session import Items, Repository
-from graftwork.store.tables import runs
+from graftwork.store.tables import jobs, runs
 
 
 class Runs(Repository):
@@ -45,6 +47,17 @@ class Runs(Repository):
     async def aboard(self, machine: str) -> Items[Run]:
         """The runs that have not left a machine, in the order they came."""
         here = (runs.c.machine == machine, runs.c.off_at.is_(None))
+        return await self._all(Run, runs, *here, order=[runs.c.created_at, runs.c.job_id])
+
+    async def prepared(self, machine: str, joining: str | None) -> Items[Run]:
+        """Of those the ones whose run folder is written, as far as their jobs say; and that of ``joining``, a
+        job that has just written its own."""
+        preparing = (
+            select(jobs.c.id)
+            .where(jobs.c.id == runs.c.job_id, jobs.c.fence == runs.c.fence)
+            .where(jobs.c.phase == Phase.PROVISIONING, jobs.c.id != (joining or ""))
+        )
+        here = (runs.c.machine == machine, runs.c.off_at.is_(None), ~preparing.exists())
         return await self._all(Run, runs, *here, order=[runs.c.created_at, runs.c.job_id])
 
     async def leave(self, job_id: str, fence: int, at: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -33,7 +34,17 @@ def memory_mb(device: torch.device) -> float:
     """Peak memory so far in MiB: of the GPU's allocator, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process. Linux counts it from the start of the program; ``getrusage`` from
+    before that, and so never says less than what the parent held."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe(device: torch.device) -> dict[str, str | int | float]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +87,12 @@ class Session:
         if schedule.recompute:
             engine.save_memory()
         self.adapter = engine.add(self.spec.lora, self.spec.seed)
-        if self.spec.start is not None:
-            begin_from(reader, self.spec, self.adapter)
-        self.optimizer = makers.optimizer(self.adapter, schedule)
+        with ExitStack() as undo:  # the engine is others' too: whoever does not come aboard leaves nothing
+            undo.callback(engine.remove, self.adapter)
+            if self.spec.start is not None:
+                begin_from(reader, self.spec, self.adapter)
+            self.optimizer = makers.optimizer(self.adapter, schedule)
+            undo.pop_all()
         self.prober = Prober(engine, (valid or self.data).rows, self.spec.quantization)
         self.progress = Progress()
         self.best: torch.Tensor | None = None

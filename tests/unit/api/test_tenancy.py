@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from graftwork.control.services.requests import JobRequest
+from graftwork.control.services.sweeps import SweepRequest
 from graftwork.core import ids
 from graftwork.core.nouns import KeptRequest
 from graftwork.gateway.requests import ROUTES
@@ -37,10 +39,11 @@ class Owned:
     """A request that was kept."""
     export: str
     """A finished export with one file, ``a.gguf``."""
+    sweep: str
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ours = ("file", "spare", "running", "paused", "done", "model", "old", "key", "kept", "export")
+        ours = (f.name for f in fields(self) if f.name != "names")
         self.names = {name: str(vars(self)[name]) for name in ours}
 
 
@@ -128,6 +131,10 @@ ROWS: dict[tuple[str, str], Row] = {
         404, "/v1/chat/completions/{kept}", body(lambda o: {"metadata": {"a": "b"}})
     ),
     ("DELETE", "/v1/chat/completions/{completion_id}"): Row(404, "/v1/chat/completions/{kept}"),
+    ("POST", "/api/sweeps"): Row(404, options=body(lambda o: PLAN | {"training_file": o.file})),
+    ("GET", "/api/sweeps"): Row(200),
+    ("GET", "/api/sweeps/{sweep_id}"): Row(404, "/api/sweeps/{sweep}"),
+    ("POST", "/api/sweeps/{sweep_id}/cancel"): Row(404, "/api/sweeps/{sweep}/cancel"),
     ("GET", "/api/jobs/{job_id}/watch"): Row(404, "/api/jobs/{done}/watch"),
     ("GET", "/api/jobs/{job_id}/logs"): Row(404, "/api/jobs/{done}/logs"),
     ("GET", "/api/doctor"): Row(200),
@@ -151,7 +158,10 @@ async def owned(world, tenant) -> Owned:
     async with world.store.begin() as tx:
         await tx.kept.add([kept])
     export = await world.export(tenant)
-    return Owned(file, spare, running, paused, done, version.model, old.model, key.key.id, kept.id, export)
+    job = JobRequest(model="seedling", training_file=file)
+    sweep = (await world.platform.sweeps.create(tenant.project, SweepRequest(job=job))).sweep
+    models = (version.model, old.model)
+    return Owned(file, spare, running, paused, done, *models, key.key.id, kept.id, export, sweep.id)
 
 
 def a_request(project, **fields) -> KeptRequest:

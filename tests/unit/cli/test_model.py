@@ -71,7 +71,7 @@ def test_show_tells_targets_engines_and_memory(graft):
     assert facts["served by embedded"] == "yes"
     assert "Triton" in facts["served by vllm"]
     gpt_oss = graft("model", "show", "openai/gpt-oss-20b")[1]
-    assert "served by embedded\tno: " in gpt_oss
+    assert "served by vllm\tno: " in gpt_oss
     assert float(facts["memory: sft on gpu"].split()[0]) > 149
     assert "main" in facts["repository"]
 

@@ -8,7 +8,7 @@ from controlhouse import TOKENS, Crash, Fuse, House, Script, rows
 from graftwork.control.reconcilers.jobs.context import Limits
 from graftwork.control.services.requests import JobRequest
 from graftwork.control.services.sweeps import SweepRequest, SweepView
-from graftwork.core.errors import Conflict, InvalidRequest
+from graftwork.core.errors import Conflict, InvalidRequest, NotFound
 from graftwork.core.states import EntryState, Phase
 from graftwork.runs.documents import RunError
 
@@ -140,12 +140,18 @@ async def test_a_sweep_needs_held_out_rows_and_a_size(shared: House):
         await begin(shared, ranks=(0,))
 
 
-async def test_a_missing_file_fails_the_sweep_readably(shared: House):
+async def test_files_must_be_the_projects_own(shared: House):
     job = JobRequest(model="seedling", training_file="file-nothing", seed=1)
-    view = await shared.services.sweeps.create(shared.project.id, SweepRequest(job=job))
+    with pytest.raises(NotFound, match="file-nothing"):
+        await shared.services.sweeps.create(shared.project.id, SweepRequest(job=job))
+
+
+async def test_a_file_that_goes_missing_fails_the_sweep_readably(shared: House):
+    view = await begin(shared)
+    await shared.services.files.delete(shared.project.id, view.sweep.request["training_file"])
     view = await turn_until(shared, view, {})
     assert view.sweep.state == "failed"
-    assert "file-nothing" in (view.sweep.message or "")
+    assert "file" in (view.sweep.message or "")
 
 
 @pytest.mark.parametrize("every", [5])
@@ -155,12 +161,13 @@ async def test_killed_again_and_again_a_sweep_ends_the_same(both: House, every: 
     house.fuse = Fuse(every)
     house.boot()
     view = await begin(house)
-    for _ in range(200):
+    for life in range(200):
         try:
             view = await turn_until(house, view, worse(1.2, 1.0, 1.5), turns=400)
             break
         except Crash:
-            house.fuse = Fuse(every)
+            # lives of one length could for ever end before the same job has acted
+            house.fuse = Fuse(every + life % 4)
             house.boot()
             await house.clock.advance(house.pace.lease)
     assert [one.trial["state"] for one in view.trials] == ["stopped", "best", "stopped"]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from faketime import FakeTime
 from peft import PeftModel
 from tinyruns import (
     adapter_files,
@@ -18,14 +19,17 @@ from tinyruns import (
 from tinytraining import make_rows, make_run, make_spec
 from transformers import AutoModelForCausalLM
 
+from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import LoraSpec, PreferenceOptions
 from graftwork.core.states import Outcome
 from graftwork.models import Catalogue, base_ref
 from graftwork.runs.documents import Message
 from graftwork.runs.reader import RunReader
 from graftwork.runs.transport import LocalTransport
+from graftwork.training.attempt import Attempt, StopSignal
 from graftwork.training.base import open_base
 from graftwork.training.packed.engine import PackedEngine
+from graftwork.training.session import Session
 from graftwork.training.solo import SoloEngine
 
 PLAIN = LoraSpec(rank=4, alpha=8)
@@ -138,6 +142,29 @@ def test_an_adapter_of_another_shape_cannot_be_continued(base, renderer, tmp_pat
     assert error is not None
     assert (error.code, error.kind, error.param) == ("start_mismatch", "user", "graftwork.lora")
     assert what in error.message
+
+
+def test_who_cannot_come_aboard_leaves_no_adapter_on_the_engine(base, renderer, tmp_path):
+    class Counting(PackedEngine):
+        aboard = 0
+
+        def add(self, lora, seed):
+            self.aboard += 1
+            return super().add(lora, seed)
+
+        def remove(self, adapter):
+            self.aboard -= 1
+            super().remove(adapter)
+
+    first = make_run(tmp_path / "first", lora=PLAIN, n_epochs=1)
+    train(first, base, renderer)
+    start, files = start_of(adapter_files(first))
+    second = make_run(tmp_path / "second", lora=LoraSpec(rank=2, alpha=8), start=start, start_files=files)
+    engine = Counting.load(base, torch.device("cpu"))
+    attempt = Attempt.open(second, FakeTime(tick=0.001).clocks, StopSignal())
+    with pytest.raises(InvalidRequest, match="cannot be continued"):
+        Session(attempt, engine, renderer)
+    assert engine.aboard == 0
 
 
 def test_lora_plus_moves_b_faster(base, renderer, tmp_path):

@@ -10,7 +10,7 @@ from graftwork.core import ids
 from graftwork.core.clock import Clock
 from graftwork.core.errors import Conflict, InvalidRequest, NotFound
 from graftwork.core.nouns import StoredFile
-from graftwork.store import Page, Store
+from graftwork.store import Page, Store, Tx
 
 MAX_BYTES = 512 * 1024 * 1024
 PURPOSES = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
@@ -126,6 +126,28 @@ def no_file(file_id: str, param: str | None = None) -> NotFound:
         code="file_not_found",
         param=param,
     )
+
+
+async def check_files(tx: Tx, project_id: str, training: str, validation: str | None) -> None:
+    """Whether a job may be given these files.
+
+    Raises:
+        NotFound: one is not in the project.
+        InvalidRequest: one was uploaded for another purpose.
+    """
+    for param, file_id in (("training_file", training), ("validation_file", validation)):
+        if file_id is None:
+            continue
+        stored = await tx.files.get(project_id, file_id)
+        if stored is None:
+            raise no_file(file_id, param)
+        if stored.purpose != "fine-tune":
+            raise InvalidRequest(
+                f"File {file_id!r} was uploaded for {stored.purpose!r}.",
+                fix="Upload it again with purpose 'fine-tune'.",
+                code="wrong_file_purpose",
+                param=param,
+            )
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

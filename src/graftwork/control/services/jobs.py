@@ -5,7 +5,7 @@ from __future__ import annotations
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import adapter_name, fine_tuned_model
-from graftwork.control.services.files import no_file
+from graftwork.control.services.files import check_files
 from graftwork.control.services.job_views import brief_view, full_view, organization_of
 from graftwork.control.services.methods import continued
 from graftwork.control.services.models import find_start
@@ -75,7 +75,7 @@ class JobsService:
                 job, idempotency_key=idempotency_key, body_hash=body_hash(request)
             )
             if created:  # a request that comes again gets its job, whatever became of the files since
-                await _check_files(tx, job)
+                await check_files(tx, project_id, job.training_file, job.validation_file)
                 await _check_adapter(tx, job)
                 await tx.job_events.add(
                     made.id, level="info", message=f"Created fine-tuning job: {made.id}", at=now
@@ -244,22 +244,6 @@ async def _job(tx: Tx, project_id: str, job_id: str) -> Job:
             f"No such job: {job_id!r}.", fix="List the project's jobs to see their ids.", code="job_not_found"
         )
     return job
-
-
-async def _check_files(tx: Tx, job: Job) -> None:
-    for param, file_id in (("training_file", job.training_file), ("validation_file", job.validation_file)):
-        if file_id is None:
-            continue
-        stored = await tx.files.get(job.project_id, file_id)
-        if stored is None:
-            raise no_file(file_id, param)
-        if stored.purpose != "fine-tune":
-            raise InvalidRequest(
-                f"File {file_id!r} was uploaded for {stored.purpose!r}.",
-                fix="Upload it again with purpose 'fine-tune'.",
-                code="wrong_file_purpose",
-                param=param,
-            )
 
 
 async def _check_adapter(tx: Tx, job: Job) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.halving import Point, points
+from graftwork.control.services.files import check_files
 from graftwork.control.services.requests import MAX_SEED, JobRequest, check_request
 from graftwork.core import ids
 from graftwork.core.clock import Clock
@@ -75,7 +76,7 @@ class SweepsService:
 
         Raises:
             InvalidRequest: a field is out of range, or the search is too large.
-            NotFound: no such base model.
+            NotFound: no such base model or file.
         """
         checked = check_request(request.job)
         await self._bases.get(request.job.model)
@@ -101,6 +102,7 @@ class SweepsService:
             created_at=self._clock.now(),
         )
         async with self._store.begin() as tx:
+            await check_files(tx, project_id, request.job.training_file, request.job.validation_file)
             await tx.sweeps.create(sweep)
         self._bell.ring()
         return await self.get(project_id, sweep.id)

@@ -161,10 +161,15 @@ def list_uri(ctx: Context, machine: str) -> str:
     return (ctx.runs / "assignments" / f"{machine}.json").absolute().as_uri()
 
 
-async def assign(ctx: Context, machine: Machine) -> int:
-    """Make the machine's assignment list true, if it is not; how many runs are aboard."""
+async def assign(ctx: Context, machine: Machine, joining: Job | None = None) -> int:
+    """Make the machine's assignment list true, if it is not; how many runs are on it.
+
+    A trainer passes over a folder that is not there yet, for good: a run is listed once its own job has
+    prepared it, which ``joining`` says of itself.
+    """
     async with ctx.store.read() as tx:
-        now, runs = await tx.machines.get(machine.name), await tx.runs.aboard(machine.name)
+        now = await tx.machines.get(machine.name)
+        runs = await tx.runs.prepared(machine.name, joining and joining.id)
     if now is None:
         return 0
     uri, listed = list_uri(ctx, machine.name), tuple(Assignment(uri=r.uri, fence=r.fence) for r in runs)

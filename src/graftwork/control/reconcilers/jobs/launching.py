@@ -36,7 +36,7 @@ async def provisioning(ctx: Context, job: Job) -> Step:
     await _prepare(ctx, job, machine)
     provider = pool_of(ctx.pools, machine).provider
     if machine.shared:
-        await assign(ctx, machine)
+        await assign(ctx, machine, job)
     told = ["--assignments", list_uri(ctx, machine.name)]
     alone = ["--run", f"{ctx.uri(job)}#{job.fence}"]
     spec = LaunchSpec(
@@ -73,7 +73,7 @@ async def _come_aboard(ctx: Context, job: Job, machine: Machine) -> Step:
     await _prepare(ctx, job, machine)
     if machine.state is not MachineState.LAUNCHED:
         return Step(delay=ctx.limits.watch)
-    await assign(ctx, machine)
+    await assign(ctx, machine, job)
     return _started(ctx, job)
 
 
