@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 LANES := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/lanes/*/test_*.py)))))
-.PHONY: help demo test check unit e2e lanes bench clean $(LANES:%=lane-%)
+.PHONY: help demo test test-gpu check unit e2e lanes bench clean $(LANES:%=lane-%)
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,11 @@ $(LANES:%=lane-%): lane-%: .lanes/%/.ready $(VENV)/.dev
 	.lanes/$*/bin/python -m pip install --quiet --disable-pip-version-check \
 	  $$(sed -n 's/^# pip: //p' requirements/lane-$*.txt) -r requirements/lane-$*.txt
 	@touch $@
+
+# Not part of `make test`. Where there is no GPU it fails: nothing was tested, and that is not green.
+test-gpu: $(VENV)/.dev ## on a machine with an NVIDIA GPU: the trainer on CUDA, in bf16 and in 4 bits
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs an NVIDIA GPU and a CUDA build of torch in .venv; there is none here, and nothing was tested.")'
+	$(BIN)/pytest tests/gpu tests/unit/training -m gpu -q --durations=5
 
 bench: $(VENV)/.dev ## measure against the peers and write bench/results
 	$(BIN)/python -m bench

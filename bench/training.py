@@ -11,6 +11,7 @@ the robust figure on a shared machine. Writes ``bench/results/training.json``, t
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -98,18 +99,38 @@ def duels() -> list[Duel]:
 
 
 def gpu_duels() -> list[Duel]:
-    """The GPU's cases: Qwen3-8B's shape with random weights, bf16."""
+    """The GPU's cases: Qwen3-8B's shape with random weights, bf16 and NF4; Unsloth where it is installed."""
     if not torch.cuda.is_available():
         return []
     many = [[512] * 8] * 2
     one = Case("one job, 8 × 512, 8B, bf16", steps=many, jobs=1, device="cuda", **QWEN3_8B)
     eight = Case("eight jobs, 1 × 256, 8B, bf16", steps=[[256]] * 4, jobs=8, device="cuda", **QWEN3_8B)
-    who = ("native", "TRL defaults", "TRL without checkpointing")
+    who = ("native", "native, NF4", "TRL defaults", "TRL without checkpointing")
+    goals: tuple[tuple[str, str, float], ...] = ()
+    if left_out() is None:
+        who = (*who, "Unsloth", "Unsloth, NF4")
+        goals = (("native", "Unsloth", 1.0), ("native, NF4", "Unsloth, NF4", 1.0))
     lone = Case("eight jobs, 1 × 256, 8B, bf16", steps=[[256]] * 8, jobs=1, device="cuda", **QWEN3_8B)
     return [
-        Duel(one, one, who, ()),
-        Duel(eight, lone, (*who, "native, one by one"), (("native", "native, one by one", 3.0),)),
+        Duel(one, one, who, goals),
+        Duel(
+            eight,
+            lone,
+            (*who, "native, one by one", "native, NF4, one by one"),
+            (
+                ("native", "native, one by one", 3.0),
+                ("native, NF4", "native, NF4, one by one", 3.0),
+                *goals,
+            ),
+        ),
     ]
+
+
+def left_out() -> str | None:
+    """What of the GPU's cases is left out here, and why; None: nothing."""
+    if importlib.util.find_spec("unsloth") is not None:
+        return None
+    return "Left out: Unsloth and Unsloth, NF4 (the package unsloth is not installed; TRL has no NF4 here)."
 
 
 class Lane:
@@ -307,6 +328,8 @@ def main() -> int:
     if asked.gpu and not chosen:
         print("The GPU lane needs an NVIDIA GPU with 40 GB and a CUDA build of torch; there is none here.")
         return 0
+    if asked.gpu and (without := left_out()):
+        print(without)
     if asked.only:
         chosen = [duel for duel in chosen if any(word in duel.case.name for word in asked.only)]
     if asked.candidates:

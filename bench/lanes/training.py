@@ -99,15 +99,17 @@ def make_rows(case: Case, job: int) -> list[list[tuple[list[int], list[bool]]]]:
     return steps
 
 
-def native(case: Case, one_by_one: bool = False, **options: Any) -> Callable[[], None]:
-    """Our packed engine: all jobs in one call, or one call after another."""
+def native(
+    case: Case, one_by_one: bool = False, packing: Callable[[Any], Any] = lambda model: model, **options: Any
+) -> Callable[[], None]:
+    """Our packed engine: all jobs in one call, or one call after another; ``packing`` is done to the base."""
     from graftwork.core.specs import LoraSpec
     from graftwork.data.rendering import Encoded
     from graftwork.training.engine import Sums, Work
     from graftwork.training.optimizer import Optimizer
     from graftwork.training.packed.engine import PackedEngine
 
-    engine = PackedEngine(make_model(case), **options)
+    engine = PackedEngine(packing(make_model(case)), **options)
     adapters = [engine.add(LoraSpec(rank=case.rank, alpha=2 * case.rank), job) for job in range(case.jobs)]
     optimizers = [Optimizer(adapter, 0.0, 1.0) for adapter in adapters]
     data = [
@@ -131,6 +133,53 @@ def native(case: Case, one_by_one: bool = False, **options: Any) -> Callable[[],
                 step(number, list(range(case.jobs)))
 
     return run
+
+
+def nf4(case: Case, **options: Any) -> Callable[[], None]:
+    """Our packed engine on a base in 4 bits."""
+    from graftwork.training.quantizing import pack_
+
+    return native(case, packing=pack_, **options)
+
+
+def unsloth(case: Case, packed: bool = False) -> Callable[[], None]:
+    """Unsloth's own model and LoRA, its fused kernels and its checkpointing, in TRL's SFTTrainer; one job.
+
+    Unsloth patches what it finds imported, so it is imported first, and it reads its model from a folder.
+    """
+    from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports] - not one of our packages
+
+    folder = tempfile.mkdtemp()
+    make_model(case).save_pretrained(folder)
+    write_tokenizer(folder)
+    model, _ = FastLanguageModel.from_pretrained(
+        folder, max_seq_length=4096, dtype=torch.bfloat16, load_in_4bit=packed, load_in_16bit=not packed
+    )
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=case.rank,
+        lora_alpha=2 * case.rank,
+        lora_dropout=0,
+        bias="none",
+        target_modules=targets,
+        use_gradient_checkpointing="unsloth",
+    )
+    return trl(case, model=model)
+
+
+def write_tokenizer(folder: str) -> Any:
+    """A tokenizer of three words, which nobody uses: the rows are tokens already."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "<end>": 2}, unk_token="<unk>")),
+        pad_token="<pad>",
+        eos_token="<end>",
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def peft(case: Case) -> Callable[[], None]:
@@ -162,20 +211,13 @@ def peft(case: Case) -> Callable[[], None]:
     return run
 
 
-def trl(case: Case, **options: Any) -> Callable[[], None]:
-    """TRL's SFTTrainer on the same rows, in the same order; one job."""
+def trl(case: Case, model: Any = None, **options: Any) -> Callable[[], None]:
+    """TRL's SFTTrainer on the same rows, in the same order; one job. ``model`` has its LoRA already."""
     from datasets import Dataset
     from peft import LoraConfig
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
-    vocabulary = {"<pad>": 0, "<unk>": 1, "<end>": 2}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
-        pad_token="<pad>",
-        eos_token="<end>",
-    )
+    tokenizer = write_tokenizer(tempfile.mkdtemp())
     rows = [row for step in make_rows(case, 0) for row in step]
     size = len(case.steps[0])
     config = SFTConfig(
@@ -195,11 +237,12 @@ def trl(case: Case, **options: Any) -> Callable[[], None]:
             **options,
         }
     )
+    lora = LoraConfig(r=case.rank, lora_alpha=2 * case.rank, target_modules="all-linear")
     trainer = SFTTrainer(
-        model=make_model(case),
+        model=model or make_model(case),
         args=config,
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=case.rank, lora_alpha=2 * case.rank, target_modules="all-linear"),
+        peft_config=None if model else lora,
         train_dataset=Dataset.from_list(
             [
                 {"input_ids": t, "labels": [a if on else -100 for a, on in zip(t, labels, strict=True)]}
@@ -227,7 +270,8 @@ def gemm_best(case: Case) -> Callable[[], None]:
     """The same through whichever library the engine prefers here."""
     from graftwork.training.packed.matmul import times
 
-    a, b = torch.randn(2048, 2048, device=case.device), torch.randn(2048, 2048, device=case.device)
+    kind = torch.bfloat16 if case.device == "cuda" else torch.float32
+    a, b = (torch.randn(2048, 2048, device=case.device, dtype=kind) for _ in "ab")
 
     def run() -> None:
         for _ in range(GEMMS):
@@ -247,6 +291,10 @@ CANDIDATES: dict[str, Callable[[Case], Callable[[], None]]] = {
     "native": native,
     "native, one by one": lambda case: native(case, one_by_one=True),
     "native, exact": lambda case: native(case, company="exact"),
+    "native, NF4": nf4,
+    "native, NF4, one by one": lambda case: nf4(case, one_by_one=True),
+    "Unsloth": unsloth,
+    "Unsloth, NF4": lambda case: unsloth(case, packed=True),
     "TRL defaults": trl,
     "TRL without checkpointing": lambda case: trl(case, activation_checkpointing=False),
     "TRL best": lambda case: trl(case, activation_checkpointing=False, padding_free=True),
@@ -255,7 +303,7 @@ CANDIDATES: dict[str, Callable[[Case], Callable[[], None]]] = {
     "gemm, best": gemm_best,
     "base alone": bare,
 }
-TOGETHER = ("native", "native, one by one", "native, exact")
+TOGETHER = tuple(name for name in CANDIDATES if name.startswith("native"))
 """Candidates that train all jobs of a case; the others train one, and all jobs take so many times as long."""
 
 

@@ -41,7 +41,7 @@ def main(case: dict[str, Any]) -> None:
         torch.manual_seed(1)
         Qwen3ForCausalLM(Qwen3Config(**config(case))).save_pretrained(case["write"])
         return
-    engine = open_engine(Path(case["folder"]))
+    engine = open_engine(Path(case["folder"]), case.get("quantization", "none"))
     if case.get("recompute"):
         engine.save_memory()
     adapters = [engine.add(LoraSpec(rank=case["rank"]), seed) for seed in range(case["runs"])]

@@ -205,16 +205,17 @@ def fit(
 
     Where a step is too large it is split into more parts (the gradient stays the whole batch's), or its
     activations are recomputed, whichever is quicker by the model of time; where neither is enough and the
-    choice is ours, the base is held in 4 bits on a GPU.
+    choice is ours, the base is held in 4 bits on a GPU. What was asked for is planned on any machine.
     """
     asked: tuple[Quantization, ...] = ("none", "nf4") if quantization == "auto" else (quantization,)
     first: Fitted | None = None
     for form in asked:
-        fitting = targets if form == "none" else [target for target in targets if target.device == "gpu"]
+        ours = form == "nf4" and quantization == "auto"
+        fitting = [target for target in targets if target.device == "gpu"] if ours else targets
         if targets and not fitting:
             break
         tried = _split(entry, schedule, lora, size, fitting, method, trainer, form)
-        if tried.plan.fits and form == "nf4" and quantization == "auto":
+        if tried.plan.fits and ours:
             explained = {**tried.schedule.explained, "quantization": _PACKED}
             return replace(tried, schedule=tried.schedule.model_copy(update={"explained": explained}))
         if tried.plan.fits:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from graftwork.core.specs import Quantization
 from graftwork.core.states import Outcome, Want
 
 RunPhase = Literal["loading", "training", "evaluating", "saving", "done"]
@@ -139,6 +140,8 @@ class Probe(Document):
     """Of ``tokens[start:]`` given their prefixes, with the adapter, computed in fp32; nats."""
     base_logprobs: list[float]
     """The same without the adapter."""
+    quantization: Quantization = "none"
+    """How the trainer held the base when it took them; it is served as it was published."""
 
 
 class CheckpointManifest(Document):

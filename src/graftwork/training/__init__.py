@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ def main(uris: Sequence[str], assignments: str | None = None, processes: int = 1
     # OpenMP's threads spin while they wait. On cores shared with a server that made training ten times slower
     # (495 s against 51 s). It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # PEFT imports bitsandbytes where it is installed, which then warns of a kernel that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from graftwork.training.train_lora import main as train
 
     return train(uris, assignments, world)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from graftwork.core.errors import PlatformError, TrainingError, UserError
-from graftwork.core.specs import BaseRef, RunSpec
+from graftwork.core.specs import BaseRef, Quantization, RunSpec
 from graftwork.data.rendering import Renderer
 from graftwork.models.cache import locate
 from graftwork.training.engine import Engine
@@ -20,7 +20,8 @@ CACHE = "GRAFTWORK_CACHE"
 def open_base(spec: RunSpec) -> tuple[Engine, Renderer]:
     """Find (or download), check and load the base model of a run.
 
-    Adapters share steps where the model can run packed; else they take turns. DoRA trains alone.
+    Adapters share steps where the model can run packed; else they take turns. DoRA trains alone. The base is
+    held as ``spec.quantization`` says.
 
     Raises:
         PlatformError: it cannot be had or used on this machine; with the code of what ``locate``,
@@ -28,7 +29,10 @@ def open_base(spec: RunSpec) -> tuple[Engine, Renderer]:
     """
     folder = locate_base(spec.base)
     try:
-        engine = SoloEngine.load(folder) if spec.lora.dora else open_engine(folder)
+        if spec.lora.dora:
+            engine: Engine = SoloEngine.load(folder, quantization=spec.quantization)
+        else:
+            engine = open_engine(folder, spec.quantization)
         return engine, Renderer.load(folder)
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
@@ -47,11 +51,11 @@ def locate_base(base: BaseRef) -> Path:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 
 
-def open_engine(folder: Path) -> Engine:
+def open_engine(folder: Path, quantization: Quantization = "none") -> Engine:
     """The packed engine on the model in ``folder``, or the solo engine if the model cannot run packed."""
     try:
-        return PackedEngine.load(folder)
+        return PackedEngine.load(folder, quantization=quantization)
     except TrainingError as error:
         if error.code != "unsupported_model":
             raise
-        return SoloEngine.load(folder)
+        return SoloEngine.load(folder, quantization=quantization)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,20 +12,34 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from graftwork.core.errors import TrainingError
+from graftwork.core.specs import Quantization
+from graftwork.training.quantizing import while_reading
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization = "none",
+) -> PreTrainedModel:
     """The causal language model in ``folder``, in eval mode.
 
-    ``dtype``: None is bf16 on a GPU, fp32 on the CPU.
+    Args:
+        dtype: of the computation; None is bf16 on a GPU, fp32 on the CPU.
+        quantization: ``nf4`` packs the weights of the layers while they are read (``quantizing.py``).
 
     Raises:
-        TrainingError: ``base_unusable``, the folder holds no model that can be loaded.
+        TrainingError: ``base_unusable``, the folder holds no model that can be loaded so.
+        PlatformError: ``quantization_unavailable``.
     """
     logging.disable_progress_bar()  # standard error is the run's log
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    options: dict[str, Any] = {}
+    if quantization == "nf4":
+        _refuse_quantized(folder)
+        options = while_reading(device, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"The base model's folder cannot be loaded: {error}",
@@ -32,6 +48,20 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | None = N
         ) from error
     nn.Module.to(model, device)
     return model.eval()
+
+
+def _refuse_quantized(folder: Path) -> None:
+    """What is published in few bits cannot be packed into others."""
+    try:
+        published = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+    except (OSError, ValueError):
+        return  # loading says it better
+    if published:
+        raise TrainingError(
+            "The base model is published with quantized weights; they cannot be held in NF4.",
+            fix="Train it with quantization none, or on a base model published in 16 bits.",
+            code="base_unusable",
+        )
 
 
 def straight_head(model: PreTrainedModel, decoder: nn.Module) -> nn.Linear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graftwork.core.specs import Quantization
 from graftwork.data.rendering import Encoded
 from graftwork.runs.documents import Probe
 from graftwork.training.engine import Adapter, Engine
@@ -24,10 +25,11 @@ def choose(rows: Sequence[Encoded]) -> list[tuple[list[int], int]]:
 
 
 class Prober:
-    """The chosen rows, with the base model's log-probabilities taken once."""
+    """The chosen rows, with the base model's log-probabilities taken once; ``quantization`` is the base's."""
 
-    def __init__(self, engine: Engine, rows: Sequence[Encoded]) -> None:
+    def __init__(self, engine: Engine, rows: Sequence[Encoded], quantization: Quantization = "none") -> None:
         self._engine = engine
+        self._quantization: Quantization = quantization
         self._rows = [(tokens, start, engine.logprobs(None, tokens, start)) for tokens, start in choose(rows)]
 
     def take(self, adapter: Adapter) -> list[Probe]:
@@ -38,6 +40,7 @@ class Prober:
                 start=start,
                 logprobs=self._engine.logprobs(adapter, tokens, start),
                 base_logprobs=base,
+                quantization=self._quantization,
             )
             for tokens, start, base in self._rows
         ]

@@ -93,7 +93,7 @@ class Session:
                 begin_from(reader, self.spec, self.adapter)
             self.optimizer = makers.optimizer(self.adapter, schedule)
             undo.pop_all()
-        self.prober = Prober(engine, (valid or self.data).rows)
+        self.prober = Prober(engine, (valid or self.data).rows, self.spec.quantization)
         self.progress = Progress()
         self.best: torch.Tensor | None = None
         self._slowest_step = self._slowest_save = 0.0

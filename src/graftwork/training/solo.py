@@ -23,12 +23,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from graftwork.core.errors import TrainingError
-from graftwork.core.specs import LoraSpec
+from graftwork.core.specs import LoraSpec, Quantization
 from graftwork.training.engine import ANSWERS, Adapter, Objective, Rows, Sums, Work, nothing_to_learn
 from graftwork.training.loading import load_model, straight_head
 from graftwork.training.lora import eject, flatten, inject
 from graftwork.training.loss import cross_entropy, embedding_noise, labelled, padded, token_scores
 from graftwork.training.machine import describe, pick_device
+from graftwork.training.nf4 import is_packed
 from graftwork.training.seeds import row_seed
 from graftwork.training.targets import Inventory
 
@@ -59,17 +60,33 @@ class SoloEngine:
         """Whether activations are recomputed already: out of memory is an error then."""
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        quantization: Quantization = "none",
+    ) -> Self:
         """The base model in ``folder``; unless told otherwise bf16 on a GPU, fp32 on the CPU.
 
         Raises:
             TrainingError: ``base_unusable``, the folder holds no model that can be loaded.
         """
-        return cls(load_model(folder, device or pick_device(), dtype))
+        return cls(load_model(folder, device or pick_device(), dtype, quantization))
 
     def add(self, lora: LoraSpec, seed: int) -> Adapter:
-        """See ``Engine.add``."""
+        """See ``Engine.add``.
+
+        Raises:
+            TrainingError: ``unsupported_method``, experts in 4 bits: PEFT would leave them out.
+        """
         targets = self._inventory.targets(lora)
+        if targets.parameters and is_packed(self.model):
+            raise TrainingError(
+                "PEFT cannot adapt experts that are in 4 bits, and this model cannot run packed.",
+                fix="Train it with quantization none, or leave the experts and MLPs out of lora.targets.",
+                code="unsupported_method",
+            )
         name = next(self._names)
         layers = inject(self.model, name, lora, targets)
         adapter = flatten(self.model, name, targets, seed, lora)
@@ -122,7 +139,8 @@ class SoloEngine:
 
     def describe(self) -> dict[str, str | int | float]:
         """See ``Engine.describe``."""
-        return {**describe(self.device), "precision": str(self.model.dtype).removeprefix("torch.")}
+        form = {"quantization": "nf4"} if is_packed(self.model) else {}
+        return {**describe(self.device), "precision": str(self.model.dtype).removeprefix("torch."), **form}
 
     def _step(self, work: Work) -> Sums:
         self._activate(work.adapter)

@@ -17,6 +17,7 @@ from torch import nn
 
 from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import LoraSpec
+from graftwork.training.nf4 import held
 
 EXPERTS = "experts"
 """What a customer calls the routed experts in ``lora.targets``."""
@@ -96,7 +97,7 @@ class Inventory:
 def is_experts(module: nn.Module) -> bool:
     """Whether ``module`` holds experts as transformers stacks them: gate and up in one, and down."""
     own = dict(module.named_parameters(recurse=False))
-    return all(name in own and own[name].dim() == 3 for name in STACKS)
+    return all((name in own and own[name].dim() == 3) or held(module, name) for name in STACKS)
 
 
 def expert_rank(lora: LoraSpec, active: int) -> int:

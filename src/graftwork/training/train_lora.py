@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from graftwork.core.errors import GraftworkError, PlatformError
-from graftwork.core.specs import BaseRef, RunSpec
+from graftwork.core.specs import RunSpec
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
 from graftwork.training.backends import Backend, backend_of
@@ -99,7 +99,7 @@ class Trainer:
         self._clocks = clocks or Time()
         self._backend = backend
         self._open = open_attempt
-        self._base: tuple[BaseRef, Engine, Renderer] | None = None
+        self._base: tuple[RunSpec, Engine, Renderer] | None = None
         self._limit: int | None = None
         self._park = False
 
@@ -164,12 +164,12 @@ class Trainer:
             backend.run(attempt)
             return
         if self._base is None:
-            self._base = (attempt.spec.base, *self._load(attempt.spec))
-        base, engine, renderer = self._base
-        if base != attempt.spec.base:
+            self._base = (attempt.spec, *self._load(attempt.spec))
+        first, engine, renderer = self._base
+        if (first.base, first.quantization) != (attempt.spec.base, attempt.spec.quantization):
             raise PlatformError(
-                f"This trainer has the base model {base.name}; the run wants {attempt.spec.base.name}.",
-                fix="Start a trainer of its own for each base model.",
+                f"This trainer has the base model {_said(first)}; the run wants {_said(attempt.spec)}.",
+                fix="Start a trainer of its own for each base model, and for each quantization of it.",
                 code="wrong_base",
             )
         others = [session.spec for session in self.sessions]
@@ -229,6 +229,11 @@ def finish(session: Session, outcome: Sums | Exception) -> None:
     if isinstance(outcome, Exception):
         raise outcome
     session.finish(outcome)
+
+
+def _said(spec: RunSpec) -> str:
+    """A run's base model and how it is held."""
+    return spec.base.name if spec.quantization == "none" else f"{spec.base.name} in {spec.quantization}"
 
 
 def say(text: str) -> None:

@@ -30,8 +30,8 @@ def run(case):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"recompute": True}, {"runs": 8, "rows": 1}],
-    ids=["one run", "recomputed", "eight runs together"],
+    [{}, {"recompute": True}, {"runs": 8, "rows": 1}, {"quantization": "nf4"}],
+    ids=["one run", "recomputed", "eight runs together", "in 4 bits"],
 )
 def test_the_predicted_peak_is_the_measured_one(changes, tmp_path):
     case = {**CASE, **changes}
@@ -40,7 +40,9 @@ def test_the_predicted_peak_is_the_measured_one(changes, tmp_path):
     tokens = case["rows"] * case["length"]
     load = Load(lora=LoraSpec(rank=case["rank"]), tokens=tokens, labelled=tokens // 3, longest=case["length"])
     again = bool(case.get("recompute"))
-    parts = profile(Shape.of_config(config(case)), [load] * case["runs"], recompute=again)
+    form = case.get("quantization", "none")
+    shape = Shape.of_config(config(case))
+    parts = profile(shape, [load] * case["runs"], recompute=again, quantization=form)
     assert 1 / FACTOR < sum(parts.values()) / measured["peak"] < FACTOR
     training = parts["adapter"] + parts["activations"] + parts["logits"]
     assert 1 / FACTOR < training / (measured["peak"] - measured["loaded"]) < FACTOR

@@ -3,12 +3,15 @@
 Exact, each adapter has passes of its own, and a run in company is the lone run bit for bit. Fast, sums end
 in other last bits, and steps let them grow: most in Gated DeltaNet, where a small difference is passed on
 along the row (one of AdamW's means was 2 % off after six steps).
+
+In nf4 the base is in 4 bits, and the company exact: the oracle in PEFT is the same numbers as plain weights.
 """
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -17,9 +20,9 @@ from companies import distance, losses, outcome, tensors
 from peft import PeftModel
 from tinymodels import make_model
 from tinytraining import make_rows, make_run
-from transformers import AutoModelForCausalLM
+from unpacked import unpacked
 
-from graftwork.core.specs import LoraSpec
+from graftwork.core.specs import LoraSpec, Quantization
 from graftwork.core.states import Outcome, Want
 from graftwork.data.rendering import Renderer
 from graftwork.models.folder import describe
@@ -32,10 +35,16 @@ from graftwork.training.packed.engine import Company, PackedEngine
 
 pytestmark = pytest.mark.slow
 
+Mode = Literal["exact", "fast", "nf4"]
+
 TRAINED = ("qwen3", "llama", "mistral", "qwen3_moe", "qwen3_next")
-BOUND = {"exact": dict.fromkeys(TRAINED, 0.0), "fast": {**dict.fromkeys(TRAINED, 5e-3), "qwen3_next": 5e-2}}
+BOUND = {
+    "exact": dict.fromkeys(TRAINED, 0.0),
+    "fast": {**dict.fromkeys(TRAINED, 5e-3), "qwen3_next": 5e-2},
+    "nf4": dict.fromkeys(TRAINED, 0.0),
+}
 """Of any tensor of the adapter and its optimizer, as a share of its largest entry."""
-CURVE = {"exact": 0.0, "fast": 5e-4}
+CURVE = {"exact": 0.0, "fast": 5e-4, "nf4": 0.0}
 """Of a loss, nats."""
 LORAS = {
     "wide": LoraSpec(rank=6, alpha=12, dropout=0.1),
@@ -43,7 +52,7 @@ LORAS = {
 }
 
 
-def run_of(folder: Path, name: str, seed: int) -> str:
+def run_of(folder: Path, name: str, seed: int, mode: Mode) -> str:
     return make_run(
         folder,
         make_rows(12, seed=seed),
@@ -53,7 +62,12 @@ def run_of(folder: Path, name: str, seed: int) -> str:
         n_epochs=2,
         checkpoint_every=3,
         eval_every=3,
+        quantization=held(mode),
     )
+
+
+def held(mode: Mode) -> Quantization:
+    return "nf4" if mode == "nf4" else "none"
 
 
 @pytest.fixture(scope="module", params=TRAINED)
@@ -66,13 +80,14 @@ def renderer(base: Path) -> Renderer:
     return Renderer.load(base)
 
 
-@pytest.fixture(params=["exact", "fast"])
-def mode(request: pytest.FixtureRequest) -> Company:
+@pytest.fixture(params=["exact", "fast", "nf4"])
+def mode(request: pytest.FixtureRequest) -> Mode:
     return request.param
 
 
-def engine(base: Path, mode: Company) -> PackedEngine:
-    return PackedEngine(load_model(base, torch.device("cpu")), company=mode)
+def engine(base: Path, mode: Mode) -> PackedEngine:
+    company: Company = "exact" if mode == "nf4" else mode
+    return PackedEngine(load_model(base, torch.device("cpu"), quantization=held(mode)), company=company)
 
 
 def result_of(uri: str, fence: int) -> Result:
@@ -82,19 +97,19 @@ def result_of(uri: str, fence: int) -> Result:
 
 
 def test_trains_in_company_pauses_resumes_and_loads_in_peft(
-    base: Path, renderer: Renderer, mode: Company, tmp_path: Path
+    base: Path, renderer: Renderer, mode: Mode, tmp_path: Path
 ):
-    lone = run_of(tmp_path / "lone", "wide", 1)
+    lone = run_of(tmp_path / "lone", "wide", 1, mode)
     Rig(engine(base, mode), renderer).join(lone).finish()
 
-    mine, other = run_of(tmp_path / "mine", "wide", 1), run_of(tmp_path / "other", "narrow", 2)
+    mine, other = run_of(tmp_path / "mine", "wide", 1, mode), run_of(tmp_path / "other", "narrow", 2, mode)
     first = Rig(engine(base, mode), renderer).join(mine).join(other)
     first.turn(4)
     first.tell(mine, 1, Want.PAUSE)
     first.turn(1)
     assert outcome(mine) is Outcome.PAUSED and first.aboard(other)
     first.finish()
-    late = run_of(tmp_path / "late", "narrow", 3)
+    late = run_of(tmp_path / "late", "narrow", 3, mode)
     second = Rig(engine(base, mode), renderer).join(late)
     second.turn(1)
     second.join(mine, 2).finish()
@@ -111,12 +126,13 @@ def test_trains_in_company_pauses_resumes_and_loads_in_peft(
     assert files is not None
     folder = Path(mine) / files.dir
     assert check_adapter(folder, shapes=describe(base).adapter_shapes) == []
-    _same_in_peft(base, folder, result_of(mine, 2).probes)
+    _same_in_peft(base, folder, result_of(mine, 2).probes, mode)
 
 
-def _same_in_peft(base: Path, folder: Path, probes: list[Probe]) -> None:
+def _same_in_peft(base: Path, folder: Path, probes: list[Probe], mode: Mode) -> None:
     """The log-probabilities that the trainer left as probes are PEFT's, and not the base's."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert {probe.quantization for probe in probes} == {held(mode)}
+    model = unpacked(load_model(base, torch.device("cpu"), quantization=held(mode)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # PEFT looks for a pattern's target among modules only; the equal numbers say that it was used

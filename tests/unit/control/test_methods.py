@@ -81,6 +81,15 @@ async def test_other_preference_methods_are_trls(house: House, method: str):
     assert (spec.method, spec.trainer, spec.preference is not None) == (method, "trl", True)
 
 
+async def test_a_base_in_4_bits_is_asked_of_the_trainer_and_written_down(house: House):
+    created = await house.create(options={"quantization": "nf4"})
+    job = await house.until(created.job.id)
+    assert spec_of(house, job).quantization == "nf4"
+    view = await house.services.jobs.get(house.project.id, job.id)
+    assert job.plan is not None and job.plan["estimate"]["quantization"] == "nf4"
+    assert view.version is not None and receipt_of(view.version.manifest).quantization == "nf4"
+
+
 async def test_a_job_goes_on_from_a_version_and_says_so(house: House):
     first = await house.until((await house.create(options={"lora": {"rank": 4, "alpha": 8}})).job.id)
     assert first.fine_tuned_model is not None

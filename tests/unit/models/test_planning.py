@@ -152,6 +152,12 @@ def test_nothing_is_packed_on_a_cpu():
     assert (found.plan.fits, found.plan.quantization) == (False, "none")
 
 
+def test_what_was_asked_for_is_packed_on_a_cpu_too():
+    found = fitted([Target(memory=64 * 2**30)], quantization="nf4")
+    assert (found.plan.fits, found.plan.quantization) == (True, "nf4")
+    assert "quantization" not in found.schedule.explained
+
+
 def test_company_is_planned_with_one_base_and_said():
     other = Load(lora=LoraSpec(rank=8), tokens=256, labelled=80)
     alone, company = planned(room(140)), planned(room(140), neighbours=[other] * 3)

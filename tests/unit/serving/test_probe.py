@@ -70,3 +70,34 @@ def test_lists_that_do_not_match_are_a_bug() -> None:
         agreement(PROBES, [[None, -9.0, -0.1], [None, -0.5]], bound=1)
     with pytest.raises(ValueError, match="zip"):
         effect(PROBES, SERVED[:1], BASE)
+
+
+def packed(probes: list[Probe]) -> list[Probe]:
+    return [probe.model_copy(update={"quantization": "nf4"}) for probe in probes]
+
+
+def off(scores: list[list[float | None]], by: float) -> list[list[float | None]]:
+    return [[None if value is None else value + by for value in row] for row in scores]
+
+
+def test_trained_in_4_bits_the_bases_own_shift_is_allowed_for_and_no_more() -> None:
+    shifted = off(BASE, 0.2)
+    near, far = off(SERVED, 0.35), off(SERVED, 0.45)
+    agreed = agreement(packed(PROBES), near, 0.01, shifted)
+    assert agreed.ok
+    assert agreed.base_mean == pytest.approx(0.2) and agreed.bound == pytest.approx(0.41)
+    assert not agreement(PROBES, near, 0.01, shifted).ok, "trained as it is served, nothing is allowed for"
+    assert not agreement(packed(PROBES), far, 0.01, shifted).ok
+    one = [[None, -9.0, -3.0, -0.5], [None, -1.5]]  # the base is off at one token: no excuse for all
+    assert "In the mean" in agreement(packed(PROBES), off(SERVED, 1.2), 0.01, one).reason
+
+
+def test_trained_in_4_bits_the_base_in_the_adapters_place_and_another_base_fail() -> None:
+    assert not agreement(packed(PROBES), off(BASE, 0.2), 0.01, off(BASE, 0.2)).ok
+    other = agreement(packed(PROBES), off(SERVED, 1.1), 0.01, off(BASE, 1.1))
+    assert not other.ok and "The base itself" in other.reason
+    with pytest.raises(ValueError, match="needed"):
+        agreement(packed(PROBES), SERVED, 0.01)
+    broken = agreement(packed(PROBES), SERVED, 0.01, off(BASE, math.nan))
+    assert not broken.ok
+    json.dumps(broken.json(), allow_nan=False)

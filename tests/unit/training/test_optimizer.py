@@ -79,10 +79,10 @@ def test_lora_plus_is_adamw_with_two_rates():
 
 
 @pytest.mark.parametrize("lora_plus", [None, 4.0])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_moments_that_rest_elsewhere_between_steps_change_nothing(device: str, lora_plus: float | None):
     if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+        pytest.skip("needs a CUDA GPU and a CUDA build of torch: make test-gpu")
     ends = []
     for parks in (False, True):
         made = make_adapter()

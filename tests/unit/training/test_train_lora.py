@@ -406,6 +406,15 @@ def test_a_run_of_another_base_model_is_the_platforms_mistake(rig, tmp_path):
     assert it.trainer.platform_failed
 
 
+def test_a_run_of_another_quantization_is_the_platforms_mistake(rig, tmp_path):
+    plain, packed = make_run(tmp_path / "plain"), make_run(tmp_path / "packed", quantization="nf4")
+    rig().join(plain).join(packed).finish()
+    error = result(packed).error
+    assert error is not None and (error.code, error.kind) == ("wrong_base", "platform")
+    assert "tiny in nf4" in error.message
+    assert result(plain).outcome is Outcome.SUCCEEDED
+
+
 def test_an_unexpected_error_is_the_platforms_with_its_traceback_in_the_log(rig, tmp_path, renderer):
     uri = make_run(tmp_path / "run")
 

@@ -160,7 +160,7 @@ class PlacementReconciler(Reconciler[Placement]):
             await client.aclose()
         try:
             seen = effect(probes, served, base)
-            agreed = agreement(probes, served, self._bound)
+            agreed = agreement(probes, served, self._bound, base)
         except ValueError as error:
             raise InvalidRequest(
                 f"The probes do not fit the engine's answer: {error}.", code="probe"

@@ -93,8 +93,7 @@ class Body:
             found = self.run(pack([Stretch(None, rows)], self.device))
         finally:
             self.now.rest()
-        precise = found.dtype == torch.float32
-        if not torch.allclose(found, wanted, rtol=1e-3 if precise else 0.1, atol=1e-3 if precise else 0.1):
+        if not alike(found, wanted):
             raise unsupported(self.model)
 
     def _patch(self) -> list[Group]:
@@ -130,6 +129,18 @@ class Body:
                 _replace(self.model, name, packed)
             elif is_delta(module):
                 _replace(self.model, name, PackedDelta(module, self.now))
+
+
+def alike(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether hidden states [tokens, width] are the same but for rounding.
+
+    In half precision a token near a tie meets another expert for rounding alone, and is then far off.
+    Rows that saw each other would be so in most tokens: only those of the first row see nothing before them.
+    """
+    if found.dtype is torch.float32:
+        return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    off = (found.float() - wanted.float()).norm(dim=1) / wanted.float().norm(dim=1)
+    return bool(off.median() <= 0.05)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

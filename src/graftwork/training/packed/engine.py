@@ -18,11 +18,12 @@ import torch
 from transformers import PreTrainedModel
 
 from graftwork.core.errors import GraftworkError, InvalidRequest, TrainingError
-from graftwork.core.specs import LoraSpec
+from graftwork.core.specs import LoraSpec, Quantization
 from graftwork.data.rendering import Encoded
 from graftwork.training.engine import ANSWERS, Adapter, Rows, Slopes, Sums, Work
 from graftwork.training.loading import load_model
 from graftwork.training.machine import describe, pick_device
+from graftwork.training.nf4 import is_packed
 from graftwork.training.packed.bank import Banks, Tenant
 from graftwork.training.packed.body import Body
 from graftwork.training.packed.head import Answered, answer
@@ -67,13 +68,15 @@ class PackedEngine:
         self._recompute = False
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | None = None) -> PackedEngine:
-        """The base model in ``folder``; bf16 on a GPU, fp32 on the CPU.
+    def load(
+        cls, folder: Path, device: torch.device | None = None, quantization: Quantization = "none"
+    ) -> PackedEngine:
+        """The base model in ``folder``; it computes in bf16 on a GPU, in fp32 on the CPU.
 
         Raises:
             TrainingError: ``base_unusable``, ``unsupported_model``.
         """
-        return cls(load_model(folder, device or pick_device()))
+        return cls(load_model(folder, device or pick_device(), quantization=quantization))
 
     def add(self, lora: LoraSpec, seed: int) -> Adapter:
         """See ``Engine.add``."""
@@ -147,7 +150,8 @@ class PackedEngine:
     def describe(self) -> dict[str, str | int | float]:
         """See ``Engine.describe``."""
         precision = str(self.body.model.dtype).removeprefix("torch.")
-        return {**describe(self.device), "precision": precision, "engine": "packed"}
+        form = {"quantization": "nf4"} if is_packed(self.body.model) else {}
+        return {**describe(self.device), "precision": precision, "engine": "packed", **form}
 
     @torch.no_grad()
     def _read(self, adapter: Adapter | None, rows: Rows) -> tuple[Answered, Layout]:

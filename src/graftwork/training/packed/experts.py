@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import grouped_mm
 
 from graftwork.training.engine import Adapter
+from graftwork.training.nf4 import held
 
 _ALIGNED = 16
 """Bytes: what grouped_mm asks of strides."""
@@ -104,32 +105,38 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frozen:
-    """The base model's experts: ``first`` [experts, hidden, 2 * inner], ``second`` [experts, inner, hidden].
+    """The base model's experts. The stacks are looked at, never kept: in 4 bits each look unpacks one."""
 
-    Views in that order whatever the model's own; ``biases`` [experts, outputs] of both, where it has them.
-    """
-
-    first: Tensor
-    second: Tensor
+    module: Any
+    sizes: tuple[int, int, int]
+    """Experts, hidden, inner."""
     biases: tuple[Tensor, Tensor] | None
+    """[experts, outputs] of both stacks."""
     gate: Callable[[Tensor], Tensor]
     """[pairs, 2 * inner] to [pairs, inner]: the model's gated activation."""
+
+    @property
+    def first(self) -> Tensor:
+        """[experts, hidden, 2 * inner]: a view in that order, whatever the model's own."""
+        return self._stack(self.module.gate_up_proj)
+
+    @property
+    def second(self) -> Tensor:
+        """[experts, inner, hidden], likewise."""
+        return self._stack(self.module.down_proj)
 
     @classmethod
     def of(cls, module: Any) -> Frozen:
         """From a module of transformers (``use_experts_implementation`` says how it lies)."""
-        first, second = module.gate_up_proj.detach(), module.down_proj.detach()
-        if not module.is_transposed:
-            first, second = first.transpose(1, 2), second.transpose(1, 2)
-        biases = None
-        if module.has_bias:
-            biases = (module.gate_up_proj_bias.detach(), module.down_proj_bias.detach())
-        return cls(first, second, biases, module._apply_gate)
+        packed = held(module, "down_proj")
+        experts, *sides = packed.shape if packed else module.down_proj.shape
+        inner, hidden = sides if module.is_transposed else reversed(sides)
+        has = module.has_bias
+        biases = (module.gate_up_proj_bias.detach(), module.down_proj_bias.detach()) if has else None
+        return cls(module, (experts, hidden, inner), biases, module._apply_gate)
 
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Experts, hidden, inner."""
-        return self.first.shape[0], self.first.shape[1], self.second.shape[1]
+    def _stack(self, stack: Tensor) -> Tensor:
+        return stack.detach() if self.module.is_transposed else stack.detach().transpose(1, 2)
 
 
 def split_experts(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
+from graftwork.training.nf4 import Nf4, read
 from graftwork.training.packed.attention import core, core_back
 from graftwork.training.packed.elementwise import (
     gate,
@@ -30,12 +31,17 @@ from graftwork.training.packed.now import Pass
 
 @dataclass(slots=True)
 class Frozen:
-    """Frozen linear modules with one input, their weights in one buffer."""
+    """Frozen linear modules with one input, their weights in one buffer, or in 4 bits."""
 
     key: str
-    weight: torch.Tensor
-    """[sum of outputs, in]; the modules' own parameters are views of it."""
+    held: torch.Tensor | tuple[Nf4, ...]
+    """[sum of outputs, in], the modules' own parameters being views of it; or each module's, packed."""
     bias: torch.Tensor | None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[sum of outputs, in]; what is packed is read anew, once for each product with all tokens."""
+        return self.held if isinstance(self.held, torch.Tensor) else read(self.held)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
+from graftwork.training.nf4 import Nf4Linear
 from graftwork.training.packed.lowrank import Cohort, backward_, forward_
 from graftwork.training.packed.matmul import times
 from graftwork.training.packed.now import Now
@@ -36,16 +37,16 @@ class _Share(Function):
 
 
 class _Frozen(Function):
-    """x Wᵀ with a gradient toward x alone."""
+    """x Wᵀ with a gradient toward x alone. Each way looks at the weight once: it may have to be unpacked."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.weight = weight
-        return times(x, weight)
+    def forward(ctx: Any, x: torch.Tensor, base: nn.Linear) -> torch.Tensor:
+        ctx.base = base
+        return times(x, base.weight)
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, None]:
-        return times(slopes[0].contiguous(), ctx.weight.t()), None
+        return times(slopes[0].contiguous(), ctx.base.weight.t()), None
 
 
 class PackedLinear(nn.Module):
@@ -80,7 +81,7 @@ class PackedLinear(nn.Module):
         return y.unflatten(0, x.shape[:-1])
 
     def _frozen(self, flat: torch.Tensor) -> torch.Tensor:
-        if type(self.base) is not nn.Linear:
-            return self.base(flat)  # a quantized layer knows its own product
-        y = _Frozen.apply(flat, self.base.weight)
+        if type(self.base) not in (nn.Linear, Nf4Linear):
+            return self.base(flat)  # another kind of layer knows its own product
+        y = _Frozen.apply(flat, self.base)
         return y if self.base.bias is None else y + self.base.bias

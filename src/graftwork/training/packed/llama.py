@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graftwork.training.nf4 import Nf4, Nf4Linear
 from graftwork.training.packed.bank import Group, Site
 from graftwork.training.packed.fused import AttentionHalf, AttentionPart, Frozen, MlpHalf, MlpPart
 from graftwork.training.packed.now import Now
@@ -98,12 +99,12 @@ class FusedLayer:
 
 
 def fusable(layer: nn.Module) -> bool:
-    """Whether a decoder layer is of a known shape and holds plain weights."""
+    """Whether a decoder layer is of a known shape and holds plain weights, or all of them in 4 bits."""
     linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
     modules: dict[str, Any] = dict(layer.named_modules())
     return (
         type(layer).__name__ in ATTENTION
-        and all(type(module) is nn.Linear for module in linear)
+        and {type(module) for module in linear} in ({nn.Linear}, {Nf4Linear})
         and (type(layer).__name__ not in WHOLE or modules["mlp"].config.hidden_act in ("silu", "swish"))
     )
 
@@ -115,19 +116,20 @@ def _window(attention: Any) -> int | None:
     return vars(attention).get("sliding_window")
 
 
-def _merge(modules: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """All weights below one another, and all biases; the modules' own parameters become views."""
+def _merge(
+    modules: Sequence[nn.Linear],
+) -> tuple[torch.Tensor | tuple[Nf4, ...], torch.Tensor | None]:
+    """All weights below one another, and all biases; the modules' own parameters become views.
+
+    Weights in 4 bits stay the modules' own: they are put below one another when they are read.
+    """
+    packed = tuple(module.packed for module in modules if isinstance(module, Nf4Linear))
+    if packed:
+        return packed, _biases(modules, packed[0].dtype, packed[0].device)
     if len(modules) == 1:
         return modules[0].weight.data, None if modules[0].bias is None else modules[0].bias.data
     weight = torch.cat([module.weight.data for module in modules])
-    bias = None
-    if any(module.bias is not None for module in modules):
-        bias = torch.cat(
-            [
-                weight.new_zeros(module.out_features) if module.bias is None else module.bias.data
-                for module in modules
-            ]
-        )
+    bias = _biases(modules, weight.dtype, weight.device)
     at = 0
     for module in modules:
         here = slice(at, at + module.out_features)
@@ -136,3 +138,17 @@ def _merge(modules: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | N
             module.bias = nn.Parameter(bias[here], requires_grad=False)
         at += module.out_features
     return weight, bias
+
+
+def _biases(modules: Sequence[nn.Linear], dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    """Behind one another, zeros where a module has none; None if none has."""
+    if all(module.bias is None for module in modules):
+        return None
+    return torch.cat(
+        [
+            torch.zeros(module.out_features, dtype=dtype, device=device)
+            if module.bias is None
+            else module.bias.data
+            for module in modules
+        ]
+    )

@@ -15,6 +15,8 @@ import torch
 from torch.nn import functional
 
 CHOICE = "GRAFTWORK_GEMM"
+_ALIGNED = 16
+"""Bytes: what grouped_mm asks of strides."""
 
 
 @cache
@@ -62,7 +64,7 @@ def grouped(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor | None) -
         return times(x, weights[0].t())
     if ends is None:
         return torch.bmm(x.unflatten(0, (groups, -1)), weights).flatten(0, 1)
-    return functional.grouped_mm(x.contiguous(), weights, offs=ends)
+    return _ragged(x, weights, ends)
 
 
 def grouped_into_(
@@ -75,7 +77,7 @@ def grouped_into_(
     elif ends is None:
         into.unflatten(0, (groups, -1)).baddbmm_(x.unflatten(0, (groups, -1)), weights)
     else:
-        into += functional.grouped_mm(x.contiguous(), weights, offs=ends)
+        into += _ragged(x, weights, ends)
 
 
 def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None) -> None:
@@ -91,4 +93,19 @@ def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: t
     elif ends is None:
         into.add_(torch.bmm(a.unflatten(0, (groups, -1)).transpose(1, 2), b.unflatten(0, (groups, -1))))
     else:
-        into.add_(functional.grouped_mm(a.contiguous().t(), b.contiguous(), offs=ends))
+        made = functional.grouped_mm(_wide(a.contiguous(), 1).t(), _wide(b.contiguous(), 1), offs=ends)
+        into.add_(made[:, : a.shape[1], : b.shape[1]])
+
+
+def _ragged(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """``grouped`` for groups of unlike size."""
+    wide = _wide(_wide(weights, 1), 2)
+    return functional.grouped_mm(_wide(x.contiguous(), 1), wide, offs=ends)[:, : weights.shape[2]]
+
+
+def _wide(matrix: torch.Tensor, side: int) -> torch.Tensor:
+    """``matrix`` with zeros behind this side up to what grouped_mm takes: 6 is too narrow for it."""
+    missing = -matrix.shape[side] % (_ALIGNED // matrix.element_size())
+    if not missing:
+        return matrix
+    return functional.pad(matrix, (0, 0) * (matrix.dim() - 1 - side) + (0, missing))

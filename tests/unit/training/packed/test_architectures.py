@@ -9,6 +9,8 @@ from tinymodels import ARCHITECTURES, make_model
 from graftwork.core.specs import LoraSpec
 from graftwork.data.rendering import Encoded
 from graftwork.training.engine import Work
+from graftwork.training.loading import load_model
+from graftwork.training.packed.body import alike
 from graftwork.training.packed.engine import PackedEngine
 from graftwork.training.solo import SoloEngine
 
@@ -91,7 +93,28 @@ def test_a_neighbour_of_nans_changes_nothing(engines):
     before = mine.grad.clone()
     sick.weights.fill_(float("nan"))
     found, _ = packed.forward_backward(works)
-    assert found == wanted
-    assert torch.equal(mine.grad, before)
+    if packed.body.stacks:  # its tokens meet other experts than before: groups of other sizes round otherwise
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+        assert relative(mine.grad, before) < 1e-5
+    else:
+        assert found == wanted
+        assert torch.equal(mine.grad, before)
     packed.remove(mine)
     packed.remove(sick)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_mixture_in_half_precision_is_not_refused_for_a_token_that_meets_another_expert(
+    tmp_path, quantization
+):
+    folder = make_model(tmp_path / "model", "qwen3_moe", initializer_range=0.05)
+    model = load_model(folder, torch.device("cpu"), torch.bfloat16, quantization)
+    PackedEngine(model)
+
+
+def test_rows_that_see_each_other_are_noticed_in_half_precision():
+    wanted = torch.randn(19, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert alike(wanted * 1.01, wanted)
+    found = wanted.clone()
+    found[6:] += 0.2  # all but the first row
+    assert not alike(found, wanted)

@@ -101,6 +101,41 @@ def test_company_has_the_losses_and_gradients_of_the_solo_engine(model, fuse):
         close(gradients(adapter), gradient)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3, 6, 9])
+def test_ranks_that_grouped_products_cannot_take_share_their_pass_all_the_same(rank):
+    """They failed in company and were done again one by one: right, but as slow as alone."""
+    model = make_model("qwen3")
+    spec = LoraSpec(rank=rank, alpha=8, dropout=0.1)
+    wanted = []
+    for n in range(3):
+        lone = PackedEngine(copy.deepcopy(model))
+        adapter = lone.add(spec, n)
+        stir(adapter, n)
+        wanted.append(step(lone, adapter, [make_rows(2 + n, n)]))
+    packed = Counting(model)
+    adapters = [packed.add(spec, n) for n in range(3)]
+    for n, adapter in enumerate(adapters):
+        stir(adapter, n)
+    outcomes = packed.forward_backward([Work(a, [make_rows(2 + n, n)], 5) for n, a in enumerate(adapters)])
+    assert packed.passes == [3]
+    for outcome, adapter, (sums, gradient) in zip(outcomes, adapters, wanted, strict=True):
+        assert isinstance(outcome, Sums)
+        assert outcome.loss == pytest.approx(sums.loss, rel=1e-5)
+        close(gradients(adapter), gradient)
+
+
+class Counting(PackedEngine):
+    """Counts the works of each pass."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.passes = []
+
+    def _pass(self, shares):
+        self.passes.append(len(shares))
+        return super()._pass(shares)
+
+
 def test_fresh_adapters_are_those_of_the_solo_engine():
     model = make_model("qwen3")
     solo, packed = SoloEngine(copy.deepcopy(model)), PackedEngine(model)
