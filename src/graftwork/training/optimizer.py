@@ -5,11 +5,13 @@ With LoRA+ (Hayou et al. 2024, arXiv:2402.12354) each number has a rate of its o
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 
 from graftwork.training.engine import Adapter
+from graftwork.training.packed.kernels import kernels
 
 _MOMENTS = frozenset({"exp_avg", "exp_avg_sq"})
 
@@ -56,8 +58,7 @@ class Optimizer:
     def gradient_norm(self) -> float:
         """L2 norm of the gradient; clips the gradient."""
         gradient = self._gradient()
-        # A million fp32 squares summed in fp32 lose the fifth digit.
-        norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+        norm = _norm(gradient)
         if self._max_grad_norm < norm + 1e-6:
             gradient.mul_(self._max_grad_norm / (norm + 1e-6))
         return norm
@@ -149,6 +150,16 @@ class Optimizer:
         gradient = self._weights.grad
         assert gradient is not None
         return gradient
+
+
+def _norm(flat: torch.Tensor) -> float:
+    """L2 norm. A million fp32 squares summed in fp32 would lose the fifth digit."""
+    run = kernels(flat)
+    if run is None or not flat.is_contiguous():
+        return float(torch.linalg.vector_norm(flat, dtype=torch.float64))
+    total = torch.empty((), dtype=torch.float64)
+    run("squares", flat, total, flat.numel())
+    return math.sqrt(float(total))
 
 
 def _ratios(adapter: Adapter, lora_plus: float) -> torch.Tensor:

@@ -51,6 +51,13 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
     assert torch.equal(whole.weights, broken.weights)
 
 
+def test_the_norm_of_many_numbers_is_exact():
+    count = 3_000_001  # all alike, in single precision their sum would be off in the third digit
+    adapter = Adapter("x", torch.zeros(count), torch.full((count,), 0.1), (), ())
+    wanted = float(torch.tensor(0.1)) * count**0.5
+    assert Optimizer(adapter, 0.0, 1e9).gradient_norm() == pytest.approx(wanted, rel=1e-7)
+
+
 HALVES = (Part("m.lora_A.weight", 0, (3, 4)), Part("m.lora_B.weight", 12, (5,)))
 
 

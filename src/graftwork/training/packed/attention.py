@@ -8,7 +8,6 @@ stands on the right is never seen by a token that counts. Sliding windows and gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,80 +15,15 @@ import torch
 from torch.autograd import Function
 from torch.nn import functional
 
-WASTE = 0.15
-"""Padding that a batch of rows may carry, as a share of its tokens."""
-SHORT = 64
-"""Rows shorter than this are worth gathering; a longer one is worth a call of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Rows of like length."""
-
-    rows: int
-    length: int
-    """Of the longest row."""
-    run: slice | None
-    """The rows' tokens, when they are neighbours of one length: then nothing need be gathered."""
-    gather: torch.Tensor
-    """int64 [rows × length]: the token at each place."""
-    inside: torch.Tensor
-    """int64: places that are no padding; empty with ``run``."""
-    tokens: torch.Tensor
-    """int64: the tokens at those places; empty with ``run``."""
-
-
-def buckets(
-    lengths: Sequence[int], starts: Sequence[int], device: torch.device, waste: float = WASTE
-) -> tuple[Bucket, ...]:
-    """Cut rows into batches of like length."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    groups: list[list[int]] = []
-    taken = 0
-    runs = _runs([row for row in range(len(lengths)) if lengths[row] >= SHORT], lengths)
-    for row in (row for row in order if lengths[row] < SHORT):
-        if groups and taken + lengths[row] >= (1 - waste) * lengths[groups[-1][0]] * (len(groups[-1]) + 1):
-            groups[-1].append(row)
-            taken += lengths[row]
-        else:
-            groups.append([row])
-            taken = lengths[row]
-    groups = [*runs, *groups]
-    return tuple(_bucket(sorted(group), lengths, starts, device) for group in groups)
-
-
-def _runs(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Neighbours of one length together."""
-    found: list[list[int]] = []
-    for row in rows:
-        if found and found[-1][-1] == row - 1 and lengths[row] == lengths[row - 1]:
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
-
-
-def _bucket(group: list[int], lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Bucket:
-    length = max(lengths[row] for row in group)
-    nothing = torch.empty(0, dtype=torch.long, device=device)
-    first, last = group[0], group[-1]
-    if last - first + 1 == len(group) and all(lengths[row] == length for row in group):
-        return Bucket(
-            len(group), length, slice(starts[first], starts[last] + length), nothing, nothing, nothing
-        )
-    step = torch.arange(length)
-    begin = torch.tensor([starts[row] for row in group])[:, None]
-    size = torch.tensor([lengths[row] for row in group])[:, None]
-    gather = (begin + torch.minimum(step, size - 1)).flatten().to(device)
-    inside = (step < size).flatten().nonzero().flatten().to(device)
-    return Bucket(len(group), length, None, gather, inside, gather[inside])
+from graftwork.training.packed.attend import Attend
+from graftwork.training.packed.where import Bucket, Where
 
 
 def core(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    where: Sequence[Bucket],
+    where: Where,
     scale: float | None,
     window: int | None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -98,10 +32,13 @@ def core(
     Without autograd; also returns what ``core_back`` wants. ``window``: a token sees so many tokens, itself
     included; None: all before it.
     """
+    own = Attend.of(query, key, value, where, scale, window)
+    if own is not None:
+        return own.forward()
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     kept: list[torch.Tensor] = []
-    for bucket in where:
-        q, k, v = (_laid(tensor, bucket) for tensor in (query, key, value))
+    for bucket in where.buckets:
+        q, k, v = (bucket.lay(tensor).transpose(1, 2) for tensor in (query, key, value))
         found, *more = _forward(q, k, v, _mask(bucket, window, q), scale)
         kept += more
         flat = found.transpose(1, 2).flatten(0, 1)
@@ -116,7 +53,7 @@ def core_back(
     slope: torch.Tensor,
     made: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     kept: Sequence[torch.Tensor],
-    where: Sequence[Bucket],
+    where: Where,
     scale: float | None,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -126,12 +63,15 @@ def core_back(
         slope: [T, heads, d], toward the output.
         made: query, key, value and output.
     """
-    query, key, value, _ = made
+    query, key, value, out = made
+    own = Attend.of(query, key, value, where, scale, window)
+    if own is not None:
+        return own.backward(slope, out, kept[0])
     gradients = (torch.empty_like(query), torch.empty_like(key), value.new_empty(value.shape))
-    count = len(kept) // max(1, len(where))
-    for number, bucket in enumerate(where):
-        q, k, v, out = (_laid(tensor, bucket) for tensor in made)
-        toward = _laid(slope, bucket)
+    count = len(kept) // max(1, len(where.buckets))
+    for number, bucket in enumerate(where.buckets):
+        q, k, v, out = (bucket.lay(tensor).transpose(1, 2) for tensor in made)
+        toward = bucket.lay(slope).transpose(1, 2)
         if bucket.run is None:
             toward = toward.transpose(1, 2).flatten(0, 1)
             padding = torch.ones(len(toward), dtype=torch.bool, device=slope.device)
@@ -207,12 +147,6 @@ class Attention(Function):
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Toward query, key and value."""
         return *core_back(slopes[0], ctx.saved_tensors, ctx.kept, *ctx.how), None, None, None
-
-
-def _laid(packed: torch.Tensor, bucket: Bucket) -> torch.Tensor:
-    """[T, heads, d] to the bucket's [rows, heads, length, d]."""
-    rows = packed[bucket.run] if bucket.run is not None else packed.index_select(0, bucket.gather)
-    return rows.unflatten(0, (bucket.rows, bucket.length)).transpose(1, 2)
 
 
 @lru_cache(maxsize=8)

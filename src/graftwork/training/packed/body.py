@@ -16,7 +16,7 @@ from graftwork.core.errors import TrainingError
 from graftwork.data.rendering import Encoded
 from graftwork.training.loading import straight_head
 from graftwork.training.lora import linear_modules
-from graftwork.training.packed.attention import Attention, buckets
+from graftwork.training.packed.attention import Attention
 from graftwork.training.packed.bank import Group, Site
 from graftwork.training.packed.experts import Stack
 from graftwork.training.packed.layout import Layout, Stretch, pack
@@ -66,7 +66,7 @@ class Body:
         Args:
             noise: fp32 [T, width], added to the embeddings.
         """
-        self.now.begin(layout, buckets(layout.lengths, layout.starts, self.device))
+        self.now.begin(layout)
         embedded = self.model.get_input_embeddings()(layout.ids)
         if noise is not None:
             embedded = embedded + noise.to(embedded)
@@ -166,8 +166,8 @@ def packed_attention(
         raise unsupported(module)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if s_aux is not None:
-        return attend_with_sinks(q, k, v, s_aux, now.buckets, scaling, sliding_window)[None], None
-    return Attention.apply(q, k, v, now.buckets, scaling, sliding_window)[None], None
+        return attend_with_sinks(q, k, v, s_aux, now.rows, scaling, sliding_window)[None], None
+    return Attention.apply(q, k, v, now.rows, scaling, sliding_window)[None], None
 
 
 def unsupported(module: nn.Module) -> TrainingError:

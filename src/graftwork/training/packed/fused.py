@@ -99,7 +99,7 @@ class AttentionHalf(Function):
             turn(x, now.cos, now.sin, weight, part.eps)
             for x, weight in zip(raw, (part.query_norm, part.key_norm), strict=True)
         )
-        mixed, kept = core(query, key, value, now.buckets, part.scale, part.window)
+        mixed, kept = core(query, key, value, now.rows, part.scale, part.window)
         flat = mixed.flatten(1)
         chosen = flat.index_select(0, now.where) if part.last else flat
         out, exit_shares = _linear(part.exit, chosen, now.labelled if part.last else now.cohorts)
@@ -159,7 +159,7 @@ def _attention_back(
         slope.unflatten(1, (-1, part.size)),
         (query, key, value, out),
         kept,
-        now.buckets,
+        now.rows,
         part.scale,
         part.window,
     )

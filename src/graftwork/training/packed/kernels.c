@@ -4,21 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float exponential(float x) { /* 2^n e^r with |r| <= ln 2 / 2; relative error about 1e-7 */
-    x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float n = rintf(x * 1.44269504f);
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
-    return p * power.f;
-}
+#include "exponential.h"
 
 static inline float sum_of_squares(const float *restrict x, int64_t width) {
     float sum = 0.0f;
@@ -126,4 +112,11 @@ void answer(float *restrict logits, const int64_t *targets, const float *restric
         for (int64_t i = 0; i < width; i++) logits[i] *= factor;
         logits[targets[row]] -= slopes[row];
     }
+}
+
+/* The sum of x's squares: in single precision for a thousand, then in double. */
+void squares(const float *x, double *out, int64_t count) {
+    double sum = 0.0;
+    for (int64_t left = count; left > 0; left -= 1024, x += 1024) sum += sum_of_squares(x, left < 1024 ? left : 1024);
+    *out = sum;
 }

@@ -1,8 +1,8 @@
-"""``kernels.c``, compiled once for this processor by the machine's C compiler, if it has one.
+"""``kernels.c`` and ``attend.c``, compiled once for this processor by a C compiler, if the machine has one.
 
 That takes about a second, against a minute for ``torch.compile``, so that short runs gain too; the library is
-kept in the cache folder. ``GRAFTWORK_KERNELS=off`` does without. The kernels use one thread: with many
-of them, the work is left to torch.
+kept in the cache folder. ``GRAFTWORK_KERNELS=off`` does without. The element-wise kernels use one thread,
+attention those of torch: with many of them, all is left to torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_suffix(".c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "attend.c", "exponential.h"))
 SETTING = "GRAFTWORK_KERNELS"
 FLAGS = (
     *("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno"),
@@ -38,6 +38,9 @@ ARGUMENTS = {
     "gate": "ppii",
     "gate_back": "ppii",
     "answer": "pppppii",
+    "squares": "ppi",
+    "attend": "pppppppp" + "i" * 12 + "f",
+    "attend_back": "pppppppppppp" + "i" * 12 + "f",
 }
 """Of each kernel: pointers, int64s, floats."""
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
@@ -69,7 +72,8 @@ def _loaded() -> Kernels | None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.environ.get(SETTING) == "off":
         return None
-    key = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, _processor())).encode()).hexdigest()[:16]
+    text = b"".join(source.read_bytes() for source in SOURCES)
+    key = hashlib.sha256(text + repr((FLAGS, _processor())).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftwork" / "kernels"
     path = folder / f"{key}.so"
     try:
@@ -85,8 +89,9 @@ def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / "kernels.so"
+        programs = [str(source) for source in SOURCES if source.suffix == ".c"]
         subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"],
+            [compiler, *FLAGS, *programs, "-o", str(made), "-lm"],
             check=True,
             capture_output=True,
             timeout=120,

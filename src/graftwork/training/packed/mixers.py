@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.training.packed.attention import Bucket
 from graftwork.training.packed.now import Now
 
 _PARTS = (
@@ -55,8 +54,8 @@ class PackedDelta(nn.Module):
         # as transformers has it: in fp16 A would be -inf without .float()
         decay = -base.A_log.float().exp() * nn.functional.softplus(a[0].float() + base.dt_bias)
         found = value.new_empty(value.shape[1:])
-        for bucket in self.now.buckets:
-            rows = self._along(*(_laid(part, bucket) for part in (mixed, write, decay))).flatten(0, 1)
+        for bucket in self.now.rows.buckets:
+            rows = self._along(*(bucket.lay(part) for part in (mixed, write, decay))).flatten(0, 1)
             if bucket.run is not None:
                 found = found.slice_scatter(rows.to(found.dtype), 0, bucket.run.start, bucket.run.stop)
             else:
@@ -77,9 +76,3 @@ class PackedDelta(nn.Module):
             for part, width in zip(mixed.split(sizes, dim=-1), heads, strict=True)
         )
         return self._recur(query, key, value, g=decay, beta=write, use_qk_l2norm_in_kernel=True)[0]
-
-
-def _laid(packed: Tensor, bucket: Bucket) -> Tensor:
-    """[T, ...] to the bucket's [rows, length, ...]."""
-    rows = packed[bucket.run] if bucket.run is not None else packed.index_select(0, bucket.gather)
-    return rows.unflatten(0, (bucket.rows, bucket.length))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graftwork.training.packed.attention import Bucket
 from graftwork.training.packed.layout import Layout, labelled_spans
 from graftwork.training.packed.lowrank import Cohort, cohorts
+from graftwork.training.packed.where import NOWHERE, Where, where_rows_lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Pass:
     labelled: tuple[Cohort, ...]
     """The same adapters on the axis of labelled tokens."""
     where: torch.Tensor
-    buckets: tuple[Bucket, ...]
+    rows: Where
     cos: torch.Tensor
     """[T, d]; so ``sin``."""
     sin: torch.Tensor
@@ -31,19 +31,20 @@ class Now:
 
     layout: Layout | None = None
     cohorts: tuple[Cohort, ...] = ()
-    buckets: tuple[Bucket, ...] = ()
+    rows: Where = NOWHERE
     anchor: torch.Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
     """Makes a layer's output want a gradient when its input, an embedding, does not."""
     _state: Pass | None = None
 
-    def begin(self, layout: Layout, buckets: tuple[Bucket, ...]) -> None:
+    def begin(self, layout: Layout) -> None:
         """A pass begins; it lasts until its backward pass is over."""
-        self.layout, self.buckets, self._state = layout, buckets, None
+        self.layout, self._state = layout, None
+        self.rows = where_rows_lie(layout.lengths, layout.starts, layout.ids.device)
         self.cohorts = cohorts(layout.spans, layout.ids.device)
 
     def rest(self) -> None:
         """No pass is under way."""
-        self.layout, self.cohorts, self.buckets, self._state = None, (), (), None
+        self.layout, self.cohorts, self.rows, self._state = None, (), NOWHERE, None
 
     def state(self, position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> Pass:
         """The pass, with the rotary tables [1, T, d] that the model made for it."""
@@ -55,7 +56,7 @@ class Now:
                 self.cohorts,
                 cohorts(labelled_spans(layout), layout.ids.device),
                 layout.where,
-                self.buckets,
+                self.rows,
                 cos[0].contiguous(),
                 sin[0].contiguous(),
             )

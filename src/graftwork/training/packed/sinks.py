@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graftwork.training.packed.attention import Bucket, sliding_mask
+from graftwork.training.packed.attention import sliding_mask
+from graftwork.training.packed.where import Where
 
 
 def attend_with_sinks(
@@ -16,7 +15,7 @@ def attend_with_sinks(
     key: Tensor,
     value: Tensor,
     sinks: Tensor,
-    where: Sequence[Bucket],
+    where: Where,
     scale: float | None,
     window: int | None,
 ) -> Tensor:
@@ -24,8 +23,8 @@ def attend_with_sinks(
     its share of the attention and gives nothing.
     """
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
-    for bucket in where:
-        q, k, v = (_laid(tensor, bucket) for tensor in (query, key, value))
+    for bucket in where.buckets:
+        q, k, v = (bucket.lay(tensor).transpose(1, 2) for tensor in (query, key, value))
         k, v = (functional.pad(tensor, (0, 0, 0, 1)) for tensor in (k, v))  # a key of zeros scores 0
         seen = sliding_mask(bucket.length, window or bucket.length, q.device, q.dtype)[0]
         last = sinks.detach().to(q.dtype)[:, None, None].expand(-1, bucket.length, 1)
@@ -39,9 +38,3 @@ def attend_with_sinks(
         else:
             out = out.index_copy(0, bucket.tokens, flat.index_select(0, bucket.inside))
     return out
-
-
-def _laid(packed: Tensor, bucket: Bucket) -> Tensor:
-    """[T, heads, d] to the bucket's [rows, heads, length, d]."""
-    rows = packed[bucket.run] if bucket.run is not None else packed.index_select(0, bucket.gather)
-    return rows.unflatten(0, (bucket.rows, bucket.length)).transpose(1, 2)
