@@ -55,7 +55,7 @@ def test_the_norm_of_many_numbers_is_exact():
     count = 3_000_001  # all alike, in single precision their sum would be off in the third digit
     adapter = Adapter("x", torch.zeros(count), torch.full((count,), 0.1), (), ())
     wanted = float(torch.tensor(0.1)) * count**0.5
-    assert Optimizer(adapter, 0.0, 1e9).gradient_norm() == pytest.approx(wanted, rel=1e-7)
+    assert Optimizer(adapter, 0.0, 1e9).gradient_norm() == pytest.approx(wanted, rel=1e-6)
 
 
 HALVES = (Part("m.lora_A.weight", 0, (3, 4)), Part("m.lora_B.weight", 12, (5,)))
