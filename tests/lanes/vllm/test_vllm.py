@@ -11,7 +11,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tinyserving import plain_greedy
 from transformers import AutoModelForCausalLM
 
 from graftwork.models.support import SUPPORT, Engine
+from graftwork.runs.documents import Probe
 from graftwork.serving.client import EngineClient
 from graftwork.serving.probe import agreement, effect
 from graftwork.serving.vllm_adapter import for_vllm
@@ -116,16 +116,6 @@ def _scores(model: Any, tokens: list[int]) -> list[float]:
     return [scores[i, token].item() for i, token in enumerate(tokens[1:])]
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What the trainer would have noted."""
-
-    tokens: list[int]
-    start: int
-    logprobs: list[float]
-    base_logprobs: list[float]
-
-
 @pytest.fixture(scope="module")
 def server(cases: dict[str, Any], python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``vllm serve`` over tiny Qwen3; its URL."""
@@ -193,7 +183,10 @@ async def test_the_probes_see_an_adapter_that_was_loaded_while_it_ran(
         )
         assert told.status_code == 200, told.text
     adapted, plain = load_plain(case.base, case.adapters["everything"]), load_plain(case.base)
-    probes = [Probe(prompt, 1, _scores(adapted, prompt), _scores(plain, prompt)) for prompt in case.prompts]
+    probes = [
+        Probe(tokens=p, start=1, logprobs=_scores(adapted, p), base_logprobs=_scores(plain, p))
+        for p in case.prompts
+    ]
     async with EngineClient(server, "secret") as client:
         served = [await client.score("mine", probe.tokens) for probe in probes]
         base = [await client.score("base", probe.tokens) for probe in probes]
