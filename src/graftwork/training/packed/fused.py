@@ -2,11 +2,13 @@
 
 Each reads and writes the residual stream, packed [T, width]. Frozen weights get no gradient at all, and the
 first layer computes none toward its input. What a half keeps for its backward pass is the least from which
-the rest is cheap to compute again: its input and the products with frozen weights.
+the rest is cheap to compute again, its input and the products with frozen weights; of small passes also the
+rest (``SMALL``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,17 @@ from graftwork.training.packed.elementwise import (
 from graftwork.training.packed.lowrank import Cohort, backward_, forward_
 from graftwork.training.packed.matmul import times
 from graftwork.training.packed.now import Pass
+
+SMALL = 1 << 20
+"""Numbers, 4 MB in fp32, that are rather kept for the backward pass than computed again."""
+
+
+def _kept(x: torch.Tensor) -> torch.Tensor | None:
+    return x if x.numel() <= SMALL else None
+
+
+def _again(kept: torch.Tensor | None, make: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    return make if kept is None else lambda: kept
 
 
 @dataclass(slots=True)
@@ -106,6 +119,7 @@ class AttentionHalf(Function):
         out += h.index_select(0, now.where) if part.last else h
         ctx.part, ctx.now, ctx.shares, ctx.kept = part, now, (shares, exit_shares), kept
         ctx.raw = raw, (*query_size, *key_size)
+        ctx.entering = _kept(entering)
         ctx.save_for_backward(h, scale, query, key, value, mixed)
         return out
 
@@ -123,7 +137,8 @@ class AttentionHalf(Function):
             back = torch.zeros_like(flat).index_copy_(0, now.where, back)
         toward = _attention_back(part, now, tuple(made), ctx.kept, ctx.raw, back)
         dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
-        backward_(part.entry.key, now.cohorts, shares, lambda: norm_again(h, part.norm, scale), toward, dx)
+        normed = _again(ctx.entering, lambda: norm_again(h, part.norm, scale))
+        backward_(part.entry.key, now.cohorts, shares, normed, toward, dx)
         if dx is None:
             return None, None, None, None
         dh = norm_back(dx, h, part.norm, scale)
@@ -182,9 +197,11 @@ class MlpHalf(Function):
         cohorts = now.labelled if part.last else now.cohorts
         entering, scale = norm(h, part.norm, part.eps)
         both, shares = _linear(part.entry, entering, cohorts)
-        out, exit_shares = _linear(part.exit, gate(both), cohorts)
+        leaving = gate(both)
+        out, exit_shares = _linear(part.exit, leaving, cohorts)
         out += h
         ctx.part, ctx.cohorts, ctx.shares = part, cohorts, (shares, exit_shares)
+        ctx.entering, ctx.leaving = _kept(entering), _kept(leaving)
         ctx.save_for_backward(h, scale, both)
         return out
 
@@ -195,10 +212,11 @@ class MlpHalf(Function):
         part, cohorts, (shares, exit_shares) = ctx.part, ctx.cohorts, ctx.shares
         slope = slope.contiguous()
         back = times(slope, part.exit.weight.t())
-        backward_(part.exit.key, cohorts, exit_shares, lambda: gate(both), slope, back)
+        backward_(part.exit.key, cohorts, exit_shares, _again(ctx.leaving, lambda: gate(both)), slope, back)
         toward = gate_back_(back, both)
         dx = times(toward, part.entry.weight.t()) if ctx.needs_input_grad[0] else None
-        backward_(part.entry.key, cohorts, shares, lambda: norm_again(h, part.norm, scale), toward, dx)
+        normed = _again(ctx.entering, lambda: norm_again(h, part.norm, scale))
+        backward_(part.entry.key, cohorts, shares, normed, toward, dx)
         if dx is None:
             return None, None, None, None
         return norm_back(dx, h, part.norm, scale).add_(slope), None, None, None
