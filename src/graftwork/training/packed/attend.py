@@ -63,10 +63,10 @@ class Attend:
         self, slope: torch.Tensor, out: torch.Tensor, logs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients toward query, key and value; ``slope`` [T, heads, d] toward the output."""
-        made = (self.query.new_empty(self.query.shape), *(self.key.new_empty(self.key.shape) for _ in "kv"))
-        tensors = (slope.contiguous(), self.query, self.key, self.value, out, logs, *made)
-        self._each("attend_back", 2, *tensors)
-        return made
+        query, key, value = (x.new_empty(x.shape) for x in (self.query, self.key, self.value))
+        made = (out, logs, query, key, value)
+        self._each("attend_back", 2, slope.contiguous(), self.query, self.key, self.value, *made)
+        return query, key, value
 
     def _each(self, name: str, copies: int, *tensors: torch.Tensor) -> None:
         """All rows and heads, shared among as many threads as torch has."""
