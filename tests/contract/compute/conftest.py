@@ -104,5 +104,18 @@ def until(bench):
 
 
 @pytest.fixture
+def said(bench):
+    """Waits until a machine has said so many lines: it runs before it speaks."""
+
+    async def said(name, count, within=10.0):
+        end = bench.now() + within
+        while len(lines := (await bench.provider.logs(name)).lines) < count and bench.now() < end:
+            await bench.pass_time(0.02)
+        return lines
+
+    return said
+
+
+@pytest.fixture
 async def offer(bench):
     return await any_offer(bench)
