@@ -92,8 +92,8 @@ class Session:
             if self.spec.start is not None:
                 begin_from(reader, self.spec, self.adapter)
             self.optimizer = makers.optimizer(self.adapter, schedule)
+            self.prober = Prober(engine, (valid or self.data).rows, self.spec.quantization)
             undo.pop_all()
-        self.prober = Prober(engine, (valid or self.data).rows, self.spec.quantization)
         self.progress = Progress()
         self.best: torch.Tensor | None = None
         self._slowest_step = self._slowest_save = 0.0

@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from graftwork.training.packed.kernels import Kernels, kernels
+from graftwork.training.packed.kernels import MOST_THREADS, Kernels, kernels
 from graftwork.training.packed.where import Where
 
 VECTOR, BLOCK = 16, 32
@@ -93,4 +93,4 @@ class Attend:
 @cache
 def _pool() -> ThreadPoolExecutor:
     """Threads of this process; the kernels let go of Python's lock."""
-    return ThreadPoolExecutor(3, "graftwork-attend")
+    return ThreadPoolExecutor(MOST_THREADS - 1, "graftwork-attend")

@@ -22,6 +22,8 @@ from graftwork.training.targets import Targets, expert_spread
 
 ALIGN = 16
 """Blocks begin at multiples of this many numbers, a cache line: products may round otherwise off the line."""
+MOST_VIEWS = 1 << 14
+"""Views of a table that are remembered: neighbours come and go, and a trainer may live for weeks."""
 BLOCK_BYTES = 1 << 28
 """Address space reserved at once for a CPU's table; untouched rows take no memory."""
 
@@ -137,6 +139,8 @@ class Bank:
         """The matrices of a group for some rows, and their gradients; None: the plan does not adapt it."""
         at = (key, slots.start, slots.stop)
         if at not in self._views:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
             pair = self.plan.pairs.get(key)
             self._views[at] = None if pair is None else self._view(pair, slots)
         return self._views[at]

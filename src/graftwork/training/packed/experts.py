@@ -17,13 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grouped_mm
 
 from graftwork.training.engine import Adapter
 from graftwork.training.nf4 import held
-
-_ALIGNED = 16
-"""Bytes: what grouped_mm asks of strides."""
+from graftwork.training.packed.matmul import ALIGNED, ragged, ragged_outer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -262,7 +259,7 @@ def _order(chosen: Tensor, stretches: tuple[Stretch, ...], experts: int, dtype: 
 
 def _padded(rank: int, dtype: torch.dtype) -> int:
     """The next power of two that grouped_mm takes: like ranks share a product, and padding stays small."""
-    return max(_ALIGNED // dtype.itemsize, 1 << math.ceil(math.log2(rank)))
+    return max(ALIGNED // dtype.itemsize, 1 << math.ceil(math.log2(rank)))
 
 
 class _SplitExperts(torch.autograd.Function):
@@ -317,15 +314,15 @@ class _SplitExperts(torch.autograd.Function):
 
 def _product(inputs: Tensor, frozen: Tensor, order: _Order, which: str) -> tuple[Tensor, list[Tensor | None]]:
     """Sorted pairs through the frozen stack and the adapters; also the narrow products, for backward."""
-    out = _grouped(inputs, frozen, order.offsets)
+    out = ragged(inputs, frozen, order.offsets)
     narrow: list[Tensor | None] = []
     for group in order.classes:
         bank = group.bank(which, inputs.dtype)
         if bank is None:
             narrow.append(None)
             continue
-        low = _grouped(group.take(inputs), bank.a, group.offsets)
-        group.add(out, _grouped(low, bank.b, group.offsets))
+        low = ragged(group.take(inputs), bank.a, group.offsets)
+        group.add(out, ragged(low, bank.b, group.offsets))
         narrow.append(low)
     return out, narrow
 
@@ -341,21 +338,21 @@ def _back(
 ) -> Tensor:
     """Derivative to ``inputs`` of what ``_product`` gave, by ``slope``; adapters get theirs, times
     ``share``."""
-    out = _grouped(slope, frozen.transpose(1, 2), order.offsets)
+    out = ragged(slope, frozen.transpose(1, 2), order.offsets)
     for group, low in zip(order.classes, narrow, strict=True):
         bank = group.bank(which, inputs.dtype)
         if bank is None or low is None:
             continue
         mine = group.take(slope)
-        to_low = _grouped(mine, bank.b.transpose(1, 2), group.offsets)
-        group.add(out, _grouped(to_low, bank.a.transpose(1, 2), group.offsets))
+        to_low = ragged(mine, bank.b.transpose(1, 2), group.offsets)
+        group.add(out, ragged(to_low, bank.a.transpose(1, 2), group.offsets))
         if share is not None:
             weight = group.take(share)
             low, to_low = low * weight, to_low * weight
         group.keep(
             which,
-            _ragged(to_low, group.take(inputs), group.offsets),
-            _ragged(low, mine, group.offsets),
+            ragged_outer(to_low, group.take(inputs), group.offsets),
+            ragged_outer(low, mine, group.offsets),
         )
     return out
 
@@ -365,35 +362,6 @@ def _gather(sorted_pairs: Tensor, order: _Order, shape: torch.Size) -> Tensor:
     back = torch.empty_like(order.pairs)
     back[order.pairs] = torch.arange(len(back), device=back.device)
     return sorted_pairs.index_select(0, back).view(*shape, -1).sum(1)
-
-
-def _grouped(rows: Tensor, stack: Tensor, offsets: Tensor) -> Tensor:
-    """Each group of ``rows`` [pairs, inputs] times its own of ``stack`` [groups, inputs, outputs]."""
-    if _fits(rows.shape[1], rows) and _fits(stack.shape[2], rows) and len(rows):
-        return grouped_mm(rows, stack.to(rows.dtype), offs=offsets)
-    out = rows.new_zeros(len(rows), stack.shape[2])
-    for group, (start, end) in enumerate(_bounds(offsets)):
-        out[start:end] = rows[start:end] @ stack[group].to(rows.dtype)
-    return out
-
-
-def _ragged(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
-    """[groups, m, n] = the transposed groups of ``left`` [pairs, m] times those of ``right`` [pairs, n]."""
-    if _fits(left.shape[1], left) and _fits(right.shape[1], left) and len(left):
-        return grouped_mm(left.t(), right, offs=offsets)
-    out = left.new_zeros(len(offsets), left.shape[1], right.shape[1])
-    for group, (start, end) in enumerate(_bounds(offsets)):
-        torch.mm(left[start:end].t(), right[start:end], out=out[group])
-    return out
-
-
-def _fits(side: int, like: Tensor) -> bool:
-    return side * like.element_size() % _ALIGNED == 0
-
-
-def _bounds(offsets: Tensor) -> list[tuple[int, int]]:
-    ends = offsets.tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _by_expert(a: Tensor, b: Tensor, experts: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 CHOICE = "GRAFTWORK_GEMM"
-_ALIGNED = 16
+ALIGNED = 16
 """Bytes: what grouped_mm asks of strides."""
 
 
@@ -64,7 +64,7 @@ def grouped(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor | None) -
         return times(x, weights[0].t())
     if ends is None:
         return torch.bmm(x.unflatten(0, (groups, -1)), weights).flatten(0, 1)
-    return _ragged(x, weights, ends)
+    return ragged(x, weights, ends)
 
 
 def grouped_into_(
@@ -77,7 +77,7 @@ def grouped_into_(
     elif ends is None:
         into.unflatten(0, (groups, -1)).baddbmm_(x.unflatten(0, (groups, -1)), weights)
     else:
-        into += _ragged(x, weights, ends)
+        into += ragged(x, weights, ends)
 
 
 def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None) -> None:
@@ -93,19 +93,24 @@ def grouped_outer_(into: torch.Tensor, a: torch.Tensor, b: torch.Tensor, ends: t
     elif ends is None:
         into.add_(torch.bmm(a.unflatten(0, (groups, -1)).transpose(1, 2), b.unflatten(0, (groups, -1))))
     else:
-        made = functional.grouped_mm(_wide(a.contiguous(), 1).t(), _wide(b.contiguous(), 1), offs=ends)
-        into.add_(made[:, : a.shape[1], : b.shape[1]])
+        into.add_(ragged_outer(a, b, ends))
 
 
-def _ragged(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """``grouped`` for groups of unlike size."""
+def ragged(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """``grouped`` for groups of unlike size, of any width."""
     wide = _wide(_wide(weights, 1), 2)
     return functional.grouped_mm(_wide(x.contiguous(), 1), wide, offs=ends)[:, : weights.shape[2]]
 
 
+def ragged_outer(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """[groups, m, n]: each group's ``aᵀ b``, of rows of ``a [t, m]`` and ``b [t, n]``."""
+    made = functional.grouped_mm(_wide(a.contiguous(), 1).t(), _wide(b.contiguous(), 1), offs=ends)
+    return made[:, : a.shape[1], : b.shape[1]]
+
+
 def _wide(matrix: torch.Tensor, side: int) -> torch.Tensor:
     """``matrix`` with zeros behind this side up to what grouped_mm takes: 6 is too narrow for it."""
-    missing = -matrix.shape[side] % (_ALIGNED // matrix.element_size())
+    missing = -matrix.shape[side] % (ALIGNED // matrix.element_size())
     if not missing:
         return matrix
     return functional.pad(matrix, (0, 0) * (matrix.dim() - 1 - side) + (0, missing))

@@ -8,7 +8,7 @@ import torch
 
 from graftwork.training.packed.layout import Layout, labelled_spans
 from graftwork.training.packed.lowrank import Cohort, cohorts
-from graftwork.training.packed.where import NOWHERE, Where, where_rows_lie
+from graftwork.training.packed.where import NOWHERE, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Now:
     def begin(self, layout: Layout) -> None:
         """A pass begins; it lasts until its backward pass is over."""
         self.layout, self._state = layout, None
-        self.rows = where_rows_lie(layout.lengths, layout.starts, layout.ids.device)
+        self.rows = Where(layout.lengths, layout.starts, layout.ids.device)
         self.cohorts = cohorts(layout.spans, layout.ids.device)
 
     def rest(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -35,15 +36,25 @@ class Bucket:
         return rows.unflatten(0, (self.rows, self.length))
 
 
-@dataclass(frozen=True, slots=True)
 class Where:
-    """How rows lie on the token axis."""
+    """How rows lie on the token axis.
 
-    buckets: tuple[Bucket, ...]
-    starts: torch.Tensor
-    """int64 [rows], in main memory; so ``lengths``."""
-    lengths: torch.Tensor
-    longest: int
+    Args:
+        lengths, starts: of each row, in tokens.
+        device: of what is gathered.
+    """
+
+    def __init__(self, lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> None:
+        self._rows, self._device = (lengths, starts), device
+        made = torch.tensor([list(starts), list(lengths)], dtype=torch.long)
+        self.starts, self.lengths = made[0], made[1]
+        """int64 [rows], in main memory."""
+        self.longest = max(lengths, default=0)
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The rows in batches of like length, for those who cannot go along rows as they lie."""
+        return buckets(*self._rows, self._device)
 
 
 def buckets(
@@ -92,11 +103,5 @@ def _bucket(group: list[int], lengths: Sequence[int], starts: Sequence[int], dev
     return Bucket(len(group), length, None, gather, inside, gather[inside])
 
 
-def where_rows_lie(lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Where:
-    """For rows of these lengths that begin at these tokens."""
-    made = torch.tensor([list(starts), list(lengths)], dtype=torch.long)
-    return Where(buckets(lengths, starts, device), made[0], made[1], max(lengths, default=0))
-
-
-NOWHERE = where_rows_lie((), (), torch.device("cpu"))
+NOWHERE = Where((), (), torch.device("cpu"))
 """No rows."""

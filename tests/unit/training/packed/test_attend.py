@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from graftwork.training.packed.attend import Attend
 from graftwork.training.packed.attention import core
-from graftwork.training.packed.where import where_rows_lie
+from graftwork.training.packed.where import Where
 
 LENGTHS = (1, 15, 16, 17, 32, 33, 100, 7)
 SIZE, HEADS, KV_HEADS = 32, 4, 2
@@ -40,7 +40,7 @@ def draw(lengths=LENGTHS, apart=0):
 
 
 def attend(tensors, lengths=LENGTHS, window=None, scale=None):
-    found = Attend.of(*tensors, where_rows_lie(lengths, starts(lengths), torch.device("cpu")), scale, window)
+    found = Attend.of(*tensors, Where(lengths, starts(lengths), torch.device("cpu")), scale, window)
     assert found is not None
     return found
 
@@ -75,7 +75,7 @@ def test_output_and_gradients_are_those_of_every_row_by_itself(window, apart, sc
 
 def test_it_is_what_serves_attention_here():
     tensors = draw()
-    where = where_rows_lie(LENGTHS, starts(LENGTHS), torch.device("cpu"))
+    where = Where(LENGTHS, starts(LENGTHS), torch.device("cpu"))
     out, kept = core(*tensors, where, None, None)
     assert len(kept) == 1 and torch.equal(out, attend(tensors).forward()[0])
     odd = [tensor[..., : SIZE - 1] for tensor in tensors]

@@ -122,7 +122,7 @@ def test_equals_the_folded_weights_by_the_token(kind):
         assert close(grad, leaf.grad)
 
 
-def test_sides_that_grouped_products_cannot_take_are_multiplied_one_by_one():
+def test_sides_that_grouped_products_cannot_take_are_multiplied_all_the_same():
     random = torch.Generator().manual_seed(1)
     module = experts("qwen", random)
     odd = INNER - 1  # 23 numbers are no multiple of 16 bytes
