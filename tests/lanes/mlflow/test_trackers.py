@@ -14,10 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from trackedruns import step, subject
 
-from graftwork.runs.documents import Metrics
 from graftwork.trackers.mlflow import MLflow
-from graftwork.trackers.port import Subject
 from graftwork.trackers.tensorboard import TensorBoard
 from tests.e2e.conftest import EXAMPLES, finish, running
 
@@ -72,31 +71,12 @@ def server(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     process.wait(30)
 
 
-def step(number: int) -> Metrics:
-    return Metrics(
-        at=1e9 + number,
-        step=number,
-        epoch=number / 10,
-        loss=2.0 / number,
-        lr=1e-3,
-        grad_norm=1.0,
-        tokens=100 * number,
-        tokens_per_s=50.0,
-        memory_mb=10.0,
-    )
-
-
-def subject(**more: Any) -> Subject:
-    given = {"job_id": "ftjob-1", "group": "acme/main", "name": "support-1", "started_at": 1e9}
-    return Subject(**{**given, "parameters": {"base": "seedling"}, **more})
-
-
 async def test_mlflow_has_every_step_once_although_told_twice(server: str, read: Read):
     tracker = MLflow(server)
     remote = await tracker.tell(subject(), [step(1), step(2)])
     assert await tracker.tell(subject(), [step(1), step(2), step(3)]) == remote
     await tracker.tell(subject(remote=remote, step=3), [step(3), step(4)])
-    await tracker.end(subject(remote=remote, step=4), "failed", 1e9 + 9)
+    await tracker.end(subject(remote=remote, step=4), "failed", 109.0)
     told = read("mlflow", server, remote)
     assert told["metrics"]["train/loss"] == [[n, pytest.approx(2.0 / n)] for n in (1, 2, 3, 4)]
     assert told["params"] == {"base": "seedling"}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trackedruns
+from trackedruns import step
 
 from graftwork.core.errors import Unavailable
-from graftwork.runs.documents import Metrics
 from graftwork.trackers.port import Subject
 from graftwork.trackers.weights_biases import WandB
 
@@ -24,30 +25,15 @@ def python() -> str:
     return found
 
 
-def step(number: int) -> Metrics:
-    return Metrics(
-        at=1e9 + number,
-        step=number,
-        epoch=0.5,
-        loss=2.0 / number,
-        lr=1e-3,
-        grad_norm=1.0,
-        tokens=100,
-        tokens_per_s=50.0,
-        memory_mb=10.0,
-    )
-
-
 def subject(**more: Any) -> Subject:
-    given = {"job_id": "ftjob-1a", "group": "Acme/main", "name": "support-1", "started_at": 1e9}
-    return Subject(**{**given, "parameters": {"base": "seedling"}, **more})
+    return trackedruns.subject(job_id="ftjob-1a", group="Acme/main", **more)
 
 
 async def test_offline_folders_hold_every_step_of_one_run(python: str, tmp_path: Path):
     tracker = WandB(tmp_path, "offline", python=python)
     remote = await tracker.tell(subject(), [step(1), step(2)])
     await tracker.tell(subject(remote=remote, step=2), [step(2), step(3)])
-    await tracker.end(subject(remote=remote, step=3), "failed", 1e9)
+    await tracker.end(subject(remote=remote, step=3), "failed", 109.0)
     script = str(Path(__file__).parent / "read.py")
     done = subprocess.run([python, script, str(tmp_path / "wandb")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trackedruns
 from fakemlflow import FakeMLflow
 
 from graftwork.core.errors import Unavailable
@@ -12,24 +13,11 @@ from graftwork.trackers.port import Subject
 
 
 def step(number: int) -> Metrics:
-    return Metrics(
-        at=100.0 + number,
-        step=number,
-        epoch=number / 10,
-        loss=2.0 / number,
-        lr=1e-3,
-        grad_norm=1.0,
-        tokens=100 * number,
-        tokens_per_s=50.0,
-        memory_mb=10.0,
-        valid_loss=1.0 if number % 2 == 0 else None,
-    )
+    return trackedruns.step(number, valid_loss=1.0 if number % 2 == 0 else None)
 
 
 def subject(**more) -> Subject:
-    parameters = {"base": "seedling", "long": "x" * 900}
-    given = {"job_id": "ftjob-1", "group": "acme/main", "name": "support-1", "started_at": 99.0}
-    return Subject(**{**given, "parameters": parameters, **more})
+    return trackedruns.subject(parameters={"base": "seedling", "long": "x" * 900}, **more)
 
 
 async def test_steps_become_metrics_of_one_run():

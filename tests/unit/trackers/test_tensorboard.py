@@ -5,29 +5,19 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import trackedruns
+
 from graftwork.runs.documents import Metrics
 from graftwork.trackers.port import Subject
 from graftwork.trackers.tensorboard import TensorBoard, crc32c
 
 
 def step(number: int) -> Metrics:
-    return Metrics(
-        at=100.0 + number,
-        step=number,
-        epoch=0.5,
-        loss=2.0 / number,
-        lr=1e-3,
-        grad_norm=1.0,
-        tokens=300,
-        tokens_per_s=50.0,
-        memory_mb=10.0,
-    )
+    return trackedruns.step(number, epoch=0.5, tokens=300)
 
 
 def subject(step: int = 0) -> Subject:
-    return Subject(
-        job_id="ftjob-1", group="Acme Inc/main", name="support-1", parameters={}, started_at=99.0, step=step
-    )
+    return trackedruns.subject(group="Acme Inc/main", parameters={}, step=step)
 
 
 def records(path: Path) -> list[bytes]:
