@@ -8,7 +8,6 @@ and the gradients differ.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
+from bench import save
 from graftwork.training.packed.experts import ExpertLora, Frozen, LowRank, Stretch, split_experts
 
 RUNS = 9
@@ -160,9 +160,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "load_before": os.getloadavg()[0],
     }
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    save(TARGET, result)
 
 
 if __name__ == "__main__":

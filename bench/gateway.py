@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 import orjson
 import uvicorn
 
+from bench import save
 from graftwork.api.serve import loop_factory
 from graftwork.core import ids
 from graftwork.core.keys import key_digest, new_key
@@ -206,10 +206,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.Runner(loop_factory=loop_factory).run(measure(options.requests, folder))
     figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    text = json.dumps(figures, indent=2)
-    print(text)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(text + "\n")
+    save(RESULT, figures)
     return 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -30,6 +29,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import graftwork
+from bench import save
 from graftwork.serving.client import EngineClient
 from graftwork.serving.embedded_driver import EmbeddedEngine
 from graftwork.serving.embedded_process import EmbeddedOptions
@@ -193,9 +193,7 @@ def main() -> int:
         "answers_equal_to_one_by_one": f"{measured['answers_equal']} of {ADAPTERS}",
         "rounds": asked.rounds,
     }
-    asked.out.parent.mkdir(exist_ok=True)
-    asked.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    save(asked.out, result)
     return 0 if measured["answers_equal"] == ADAPTERS else 1
 
 
