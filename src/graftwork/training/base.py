@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from graftwork.core.errors import PlatformError, TrainingError, UserError
@@ -28,14 +30,12 @@ def open_base(spec: RunSpec) -> tuple[Engine, Renderer]:
             ``Renderer.load`` or ``SoloEngine.load`` raised. The customer cannot mend a worker.
     """
     folder = locate_base(spec.base)
-    try:
+    with _ours_to_mend():
         if spec.lora.dora:
             engine: Engine = SoloEngine.load(folder, quantization=spec.quantization)
         else:
             engine = open_engine(folder, spec.quantization)
-        return engine, Renderer.load(folder)
-    except UserError as error:
-        raise PlatformError(error.message, fix=error.fix, code=error.code) from error
+    return engine, load_renderer(folder)
 
 
 def locate_base(base: BaseRef) -> Path:
@@ -45,8 +45,25 @@ def locate_base(base: BaseRef) -> Path:
         PlatformError: it cannot be had, with the code of what ``locate`` raised.
     """
     cache = os.environ.get(CACHE)
-    try:
+    with _ours_to_mend():
         return locate(base, Path(cache) if cache else Path.home() / ".cache" / "graftwork" / "models")
+
+
+def load_renderer(folder: Path) -> Renderer:
+    """The renderer of a base model on this machine.
+
+    Raises:
+        PlatformError: its template cannot be used, with the code of what ``Renderer.load`` raised.
+    """
+    with _ours_to_mend():
+        return Renderer.load(folder)
+
+
+@contextmanager
+def _ours_to_mend() -> Iterator[None]:
+    """A base model's mistakes, as the platform's: the customer cannot mend a worker."""
+    try:
+        yield
     except UserError as error:
         raise PlatformError(error.message, fix=error.fix, code=error.code) from error
 

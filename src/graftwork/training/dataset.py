@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from graftwork.core.errors import InvalidData, PlatformError
-from graftwork.core.specs import DataRef, Method
+from graftwork.core.specs import DataRef, Method, RunSpec
 from graftwork.data.encoding import Encoded, windows
 from graftwork.data.lessons import answers
 from graftwork.data.rendering import Renderer
@@ -56,6 +56,15 @@ class Dataset:
     def labelled(self) -> int:
         """Labelled tokens of all rows."""
         return sum(row.labelled for row in self.rows)
+
+
+def load_datasets(reader: RunReader, spec: RunSpec, renderer: Renderer) -> tuple[Dataset, Dataset | None]:
+    """A run's training rows, and its held-out ones where it has a file of them: see ``load_dataset``."""
+    longest, method = spec.schedule.max_length, spec.method
+    train = load_dataset(reader, spec.train, renderer, longest, "training_file", method)
+    if spec.valid is None:
+        return train, None
+    return train, load_dataset(reader, spec.valid, renderer, longest, "validation_file", method)
 
 
 def load_dataset(

@@ -27,7 +27,7 @@ from graftwork.runs.documents import AdapterFiles, Result
 from graftwork.training.attempt import Attempt
 from graftwork.training.batching import Course
 from graftwork.training.checkpoints import Progress, moments, newest, pour, write_state
-from graftwork.training.dataset import Dataset, load_dataset
+from graftwork.training.dataset import Dataset
 from graftwork.training.engine import Adapter, Engine, Rows, Sums, Work
 from graftwork.training.export import write_adapter
 from graftwork.training.machine import memory_mb
@@ -73,12 +73,7 @@ class Session:
     def __init__(self, attempt: Attempt, engine: Engine, renderer: Renderer, makers: Makers = NATIVE) -> None:
         self.attempt, self.engine = attempt, engine
         self.spec, schedule = attempt.spec, attempt.spec.schedule
-        reader, longest = attempt.reader, schedule.max_length
-        method = self.spec.method
-        self.data = load_dataset(reader, self.spec.train, renderer, longest, "training_file", method)
-        valid = self.spec.valid and load_dataset(
-            reader, self.spec.valid, renderer, longest, "validation_file", method
-        )
+        self.data, valid = load_datasets(attempt.reader, self.spec, renderer)
         self.aim = makers.aim(self.spec, engine, self.data, valid)
         self.evaluator = self.aim.held
         self.course = makers.course(self.data.lengths, schedule, self.spec.seed)
@@ -90,7 +85,7 @@ class Session:
         with ExitStack() as undo:  # the engine is others' too: whoever does not come aboard leaves nothing
             undo.callback(engine.remove, self.adapter)
             if self.spec.start is not None:
-                begin_from(reader, self.spec, self.adapter)
+                begin_from(attempt.reader, self.spec, self.adapter)
             self.optimizer = makers.optimizer(self.adapter, schedule)
             self.prober = Prober(engine, (valid or self.data).rows, self.spec.quantization)
             undo.pop_all()

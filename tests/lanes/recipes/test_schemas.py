@@ -71,11 +71,9 @@ def written(trainer, **changes):
         accumulation=2,
         **changes,
     )
-    place = Place(Path("/w"), Path("/base"), ("q_proj", "v_proj"), 40, 100, 20, "cuda", 2)
-    (text,) = (
-        importlib.import_module(f"graftwork.training.backends.{trainer}").RECIPE.files(asked, place).values()
-    )
-    return json.loads(text)
+    place = Place(Path("/w"), Path("/base"), ("q_proj", "v_proj"), 100, 20, "cuda", 2)
+    recipe = importlib.import_module(f"graftwork.training.backends.{trainer}").RECIPE
+    return json.loads(json.dumps(recipe.config(asked, place)))
 
 
 def test_unsloth(packages):

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 from graftwork.core.specs import RunSpec
 from graftwork.training.backends.command.recipe import (
     DECAYS,
     RUNNERS,
     Place,
     Recipe,
-    python_or_torchrun,
 )
 
-CONFIG = "axolotl.yaml"
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 """Triton kernels that it would choose by itself; they need a GPU."""
 
 
 def config(spec: RunSpec, place: Place) -> dict[str, object]:
-    """What stands in its YAML file (JSON is YAML)."""
+    """What stands in its YAML file."""
     lora, schedule, cuda = spec.lora, spec.schedule, place.device == "cuda"
     said: dict[str, object] = {
         "base_model": str(place.base),
@@ -67,16 +63,6 @@ def config(spec: RunSpec, place: Place) -> dict[str, object]:
     return said
 
 
-def _files(spec: RunSpec, place: Place) -> dict[str, str]:
-    return {CONFIG: json.dumps(config(spec, place), indent=2)}
-
-
-def _command(spec: RunSpec, place: Place, python: str) -> list[str]:
-    return [
-        *python_or_torchrun(spec, place, python),
-        str(RUNNERS / "run_axolotl.py"),
-        str(place.file(CONFIG)),
-    ]
-
-
-RECIPE = Recipe("axolotl", _files, _command, {"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"})
+RECIPE = Recipe(
+    "axolotl", RUNNERS / "run_axolotl.py", config, {"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}
+)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 from graftwork.core.specs import RunSpec
 from graftwork.training.backends.command.recipe import (
     RUNNERS,
     Place,
     Recipe,
     arguments_of,
-    python_or_torchrun,
 )
-
-CONFIG = "llamafactory.json"
 
 
 def config(spec: RunSpec, place: Place) -> dict[str, object]:
@@ -53,19 +48,10 @@ def config(spec: RunSpec, place: Place) -> dict[str, object]:
     return said
 
 
-def _files(spec: RunSpec, place: Place) -> dict[str, str]:
-    return {CONFIG: json.dumps(config(spec, place), indent=2)}
-
-
-def _command(spec: RunSpec, place: Place, python: str) -> list[str]:
-    runner = [str(RUNNERS / "run_llamafactory.py"), str(place.file(CONFIG)), str(place.train)]
-    return [*python_or_torchrun(spec, place, python), *runner]
-
-
 RECIPE = Recipe(
     "llamafactory",
-    _files,
-    _command,
+    RUNNERS / "run_llamafactory.py",
+    config,
     # It insists on the versions it was released with, also where others work.
     {"DISABLE_VERSION_CHECK": "1", "ALLOW_EXTRA_ARGS": "0"},
 )

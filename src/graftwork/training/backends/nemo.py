@@ -7,13 +7,10 @@ PEFT has them. Its checkpoints stay its own: a later attempt starts again.
 
 from __future__ import annotations
 
-import json
-
 from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import RunSpec
-from graftwork.training.backends.command.recipe import RUNNERS, Place, Recipe, python_or_torchrun
+from graftwork.training.backends.command.recipe import RUNNERS, Place, Recipe
 
-CONFIG = "nemo.json"
 TARGETS = {
     "q_proj": "linear_q",
     "k_proj": "linear_k",
@@ -93,13 +90,4 @@ def config(spec: RunSpec, place: Place) -> dict[str, dict[str, object]]:
     }
 
 
-def _files(spec: RunSpec, place: Place) -> dict[str, str]:
-    return {CONFIG: json.dumps(config(spec, place), indent=2)}
-
-
-def _command(spec: RunSpec, place: Place, python: str) -> list[str]:
-    launcher = python_or_torchrun(spec, place, python)
-    return [*launcher, str(RUNNERS / "run_nemo.py"), str(place.file(CONFIG))]
-
-
-RECIPE = Recipe("nemo", _files, _command)
+RECIPE = Recipe("nemo", RUNNERS / "run_nemo.py", config)

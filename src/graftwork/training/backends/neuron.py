@@ -6,12 +6,9 @@ the cores of a node together (tensor parallelism), so that every core sees every
 
 from __future__ import annotations
 
-import json
-
 from graftwork.core.specs import RunSpec
 from graftwork.training.backends.command.recipe import RUNNERS, Place, Recipe, arguments_of
 
-CONFIG = "neuron.json"
 ROUND = 128
 """Lengths are rounded up to this: the compiler's tiles."""
 
@@ -41,15 +38,14 @@ def config(spec: RunSpec, place: Place) -> dict[str, dict[str, object]]:
     }
 
 
-def _files(spec: RunSpec, place: Place) -> dict[str, str]:
-    return {CONFIG: json.dumps(config(spec, place), indent=2)}
-
-
-def _command(spec: RunSpec, place: Place, python: str) -> list[str]:
-    launcher = [python, "-m", "torch.distributed.run", f"--nproc-per-node={place.devices}"]
-    return [*launcher, str(RUNNERS / "run_neuron.py"), str(place.file(CONFIG)), str(place.train)]
+def _launcher(spec: RunSpec, place: Place, python: str) -> list[str]:
+    return [python, "-m", "torch.distributed.run", f"--nproc-per-node={place.devices}"]
 
 
 RECIPE = Recipe(
-    "neuron", _files, _command, {"NEURON_CC_FLAGS": "--model-type transformer", "NEURON_FUSE_SOFTMAX": "1"}
+    "neuron",
+    RUNNERS / "run_neuron.py",
+    config,
+    {"NEURON_CC_FLAGS": "--model-type transformer", "NEURON_FUSE_SOFTMAX": "1"},
+    _launcher,
 )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from graftwork.core.specs import RunSpec
 from graftwork.training.backends.command.recipe import RUNNERS, Place, Recipe, arguments_of
-
-CONFIG = "unsloth.json"
 
 
 def config(spec: RunSpec, place: Place) -> dict[str, dict[str, object]]:
@@ -40,12 +36,10 @@ def config(spec: RunSpec, place: Place) -> dict[str, dict[str, object]]:
     }
 
 
-def _files(spec: RunSpec, place: Place) -> dict[str, str]:
-    return {CONFIG: json.dumps(config(spec, place), indent=2)}
-
-
-def _command(spec: RunSpec, place: Place, python: str) -> list[str]:
-    return [python, str(RUNNERS / "run_unsloth.py"), str(place.file(CONFIG)), str(place.train)]
-
-
-RECIPE = Recipe("unsloth", _files, _command, {"UNSLOTH_DISABLE_STATISTICS": "1"})
+RECIPE = Recipe(
+    "unsloth",
+    RUNNERS / "run_unsloth.py",
+    config,
+    {"UNSLOTH_DISABLE_STATISTICS": "1"},
+    single=True,
+)

@@ -9,7 +9,7 @@ import torch
 from graftwork.core.specs import RunSpec
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt, StopSignal, Time
-from graftwork.training.base import locate_base
+from graftwork.training.base import load_renderer, locate_base
 from graftwork.training.distributed.attempts import open_together
 from graftwork.training.distributed.engine import ShardedEngine
 from graftwork.training.distributed.group import Group
@@ -23,7 +23,7 @@ def loader(group: Group) -> Callable[[RunSpec], tuple[ShardedEngine, Renderer]]:
         folder = locate_base(spec.base)
         dtype = torch.bfloat16 if group.device.type == "cuda" else torch.float32
         solo = SoloEngine.load(folder, torch.device("cpu"), dtype)
-        return ShardedEngine(solo, group), Renderer.load(folder)
+        return ShardedEngine(solo, group), load_renderer(folder)
 
     return load
 

@@ -41,8 +41,8 @@ SHAPES = {
 def tool(**said):
     """A recipe that runs the fake tool as ``said``."""
 
-    def files(spec, place):
-        whole = {
+    def config(spec, place):
+        return {
             "steps": place.total_steps,
             "every": spec.schedule.checkpoint_every,
             "out": str(place.out),
@@ -51,11 +51,8 @@ def tool(**said):
             "resume": place.resume and str(place.resume),
             **said,
         }
-        return {"tool.json": json.dumps(whole)}
 
-    return Recipe(
-        "llamafactory", files, lambda spec, place, python: [python, str(TOOL), str(place.file("tool.json"))]
-    )
+    return Recipe("llamafactory", TOOL, config)
 
 
 class House:

@@ -20,7 +20,6 @@ def place(**changes):
         "work": Path("/w"),
         "base": Path("/base"),
         "targets": TARGETS,
-        "rows": 40,
         "longest": 100,
         "total_steps": 20,
     }
@@ -34,8 +33,7 @@ def spec(trainer, **changes):
 
 def written(trainer, where, asked):
     recipe = importlib.import_module(f"graftwork.training.backends.{trainer}").RECIPE
-    (text,) = recipe.files(asked, where).values()
-    return json.loads(text), recipe.command(asked, where, "/p/python")
+    return json.loads(json.dumps(recipe.config(asked, where))), recipe.command(asked, where, "/p/python")
 
 
 def flat(value):

@@ -15,19 +15,18 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from graftwork.core.errors import PlatformError, TrainingError, UserError
+from graftwork.core.errors import PlatformError, TrainingError
 from graftwork.core.specs import RunSpec
-from graftwork.data.rendering import Renderer
 from graftwork.models.trainers import ABILITIES, python_of, refuse, variable_of
 from graftwork.training.attempt import Attempt
 from graftwork.training.backends.command.process import Process, environment_of, tail
 from graftwork.training.backends.command.recipe import RUNNERS, Place, Recipe, write_rows
 from graftwork.training.backends.command.verdict import conclude
 from graftwork.training.backends.command.watch import Watch, resume
-from graftwork.training.base import locate_base
+from graftwork.training.base import load_renderer, locate_base
 from graftwork.training.batching import Course
 from graftwork.training.checkpoints import Progress
-from graftwork.training.dataset import Dataset, load_dataset
+from graftwork.training.dataset import load_datasets
 from graftwork.training.lora import linear_modules, resolve_targets
 from graftwork.training.reporting import Reporter, introduce
 
@@ -60,8 +59,7 @@ class CommandBackend:
         refuse(spec)
         python = self._python(spec)
         base = locate_base(spec.base)
-        renderer = _renderer(base)
-        train, valid = _data(attempt, renderer)
+        train, valid = load_datasets(attempt.reader, spec, load_renderer(base))
         course = Course(train.lengths, spec.schedule, spec.seed)
         with tempfile.TemporaryDirectory(prefix="graftwork-tool-") as folder:
             device, devices = self._devices(python)
@@ -69,11 +67,10 @@ class CommandBackend:
                 work=Path(folder),
                 base=base,
                 targets=targets_of(base, spec),
-                rows=len(train.rows),
                 longest=max(train.lengths),
                 total_steps=course.total_steps,
                 device=device,
-                devices=devices,
+                devices=1 if self._recipe.single else devices,
             )
             write_rows(place.train, train.rows)
             reporter = Reporter(attempt, course.total_steps)
@@ -91,8 +88,7 @@ class CommandBackend:
     def _train(self, watch: Watch, place: Place, python: str) -> None:
         """Until the tool has ended by itself, or has been ended."""
         spec = watch.attempt.spec
-        for name, text in self._recipe.files(spec, place).items():
-            place.file(name).write_text(text)
+        place.config.write_text(json.dumps(self._recipe.config(spec, place), indent=2))
         watch.reporter.message(f"Training with {self._recipe.name} on {place.devices} × {place.device}.")
         place.events.touch()
         more = {
@@ -141,22 +137,6 @@ def targets_of(base: Path, spec: RunSpec) -> tuple[str, ...]:
     return resolve_targets(spec.lora, list(linear_modules(model, model.get_output_embeddings())))
 
 
-def _renderer(base: Path) -> Renderer:
-    try:
-        return Renderer.load(base)
-    except UserError as error:
-        raise PlatformError(error.message, fix=error.fix, code=error.code) from error
-
-
-def _data(attempt: Attempt, renderer: Renderer) -> tuple[Dataset, Dataset | None]:
-    spec, longest = attempt.spec, attempt.spec.schedule.max_length
-    train = load_dataset(attempt.reader, spec.train, renderer, longest, "training_file", spec.method)
-    valid = None
-    if spec.valid is not None:
-        valid = load_dataset(attempt.reader, spec.valid, renderer, longest, "validation_file", spec.method)
-    return train, valid
-
-
 def devices_of(python: str) -> tuple[str, int]:
     """What the tool's Python can compute on, and how many of them.
 
@@ -164,7 +144,11 @@ def devices_of(python: str) -> tuple[str, int]:
         PlatformError: ``trainer_not_installed``, its environment has no torch that works.
     """
     asked = subprocess.run(
-        [python, str(RUNNERS / "graft_devices.py")], capture_output=True, text=True, check=False
+        [python, str(RUNNERS / "graft_devices.py")],
+        env=environment_of(os.environ, {}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     try:
         kind, count = json.loads(asked.stdout.splitlines()[-1])

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from graftwork.core.errors import PlatformError, TrainingError
+from graftwork.core.errors import TrainingError
 from graftwork.core.specs import BaseRef, LoraSpec
 from graftwork.training.export import CONFIG, WEIGHTS, peft_config
 
@@ -49,10 +49,10 @@ def _check_config(config: Mapping[str, object], lora: LoraSpec) -> None:
     for name, value in wanted.items():
         found = config.get(name, defaults.get(name))
         if found != value:
-            raise _differs(f"its {name} is {found}, not {value}")
+            raise differs(f"its {name} is {found}, not {value}")
     for name in ("modules_to_save", "rank_pattern", "alpha_pattern"):
         if config.get(name):
-            raise _differs(f"it has {name}")
+            raise differs(f"it has {name}")
 
 
 def _check_tensors(tensors: Mapping[str, torch.Tensor], lora: LoraSpec, targets: tuple[str, ...]) -> None:
@@ -62,9 +62,9 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], lora: LoraSpec, targets:
         seen.add(module.rpartition(".")[2])
         rank = {"A.weight": 0, "B.weight": 1}.get(kind)
         if rank is not None and (tensor.dim() != 2 or tensor.shape[rank] != lora.rank):
-            raise _differs(f"{name} has the shape {tuple(tensor.shape)}")
+            raise differs(f"{name} has the shape {tuple(tensor.shape)}")
         if rank is None and kind != "magnitude_vector":
-            raise _differs(f"it has a tensor {name}")
+            raise differs(f"it has a tensor {name}")
         if not torch.isfinite(tensor).all():
             raise TrainingError(
                 "The adapter has weights that are not numbers.",
@@ -72,7 +72,7 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], lora: LoraSpec, targets:
                 code="adapter_not_finite",
             )
     if seen != set(targets):
-        raise _differs(f"it adapts {', '.join(sorted(seen)) or 'nothing'}, not {', '.join(sorted(targets))}")
+        raise differs(f"it adapts {', '.join(sorted(seen)) or 'nothing'}, not {', '.join(sorted(targets))}")
 
 
 def _plain(name: str) -> str:
@@ -82,7 +82,8 @@ def _plain(name: str) -> str:
     return name
 
 
-def _differs(what: str) -> PlatformError:
+def differs(what: str) -> TrainingError:
+    """The error of an adapter that is not as asked for, and ``what`` is not."""
     return TrainingError(
         f"The adapter that came back is not the one asked for: {what}.",
         fix="The trainer's version may not fit; docs/trainers.md names those that were tried.",

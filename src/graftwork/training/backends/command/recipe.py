@@ -23,7 +23,6 @@ class Place:
         work: everything below is in it; removed afterwards.
         base: folder of the base model.
         targets: names of the modules to adapt.
-        rows: rows to train on.
         longest: tokens of the longest of them.
         total_steps: optimizer steps of the run.
         device: ``cuda``, ``neuron`` or ``cpu``: what the tool's Python can use.
@@ -34,7 +33,6 @@ class Place:
     work: Path
     base: Path
     targets: tuple[str, ...]
-    rows: int
     longest: int
     total_steps: int
     device: str = "cpu"
@@ -61,9 +59,19 @@ class Place:
         """The tool's standard output and error."""
         return self.work / "tool.log"
 
-    def file(self, name: str) -> Path:
-        """A file of the tool's config."""
-        return self.work / name
+    @property
+    def config(self) -> Path:
+        """What the tool is told: JSON, which is YAML too."""
+        return self.work / "config.yaml"
+
+    @property
+    def kept(self) -> Path:
+        """Adapters of the steps that were saved, until the best is chosen."""
+        return self.work / "kept"
+
+    def kept_at(self, step: int) -> Path:
+        """Folder of the adapter of a step."""
+        return self.kept / f"step-{step:06d}"
 
     def warmup_steps(self, spec: RunSpec) -> int:
         """Steps of linear warm-up, counted as the native trainer counts."""
@@ -82,23 +90,6 @@ class Place:
         return next(count for count in range(self.devices, 0, -1) if rows % count == 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How one tool is told what to train, and run.
-
-    Attributes:
-        name: the trainer's.
-        files: the tool's config, by file name under ``Place.work``.
-        command: what to run; the first element is the tool's Python.
-        environment: variables besides ours.
-    """
-
-    name: TrainerName
-    files: Callable[[RunSpec, Place], Mapping[str, str]]
-    command: Callable[[RunSpec, Place, str], Sequence[str]]
-    environment: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
 def python_or_torchrun(spec: RunSpec, place: Place, python: str) -> list[str]:
     """The tool's Python, or one for each device."""
     processes = place.processes(spec)
@@ -106,6 +97,32 @@ def python_or_torchrun(spec: RunSpec, place: Place, python: str) -> list[str]:
         return [python]
     # A minute is too short to save a checkpoint in; torchrun's own default is half of that.
     return [python, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--shutdown-timeout=600"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one tool is told what to train, and run.
+
+    Attributes:
+        name: the trainer's.
+        runner: the script for the tool's Python; its arguments are the files of the config and of the rows.
+        config: what the tool is told.
+        environment: variables besides ours.
+        launcher: what starts the runner; the first element is the tool's Python.
+        single: whether it trains on one device, however many there are.
+    """
+
+    name: TrainerName
+    runner: Path
+    config: Callable[[RunSpec, Place], Mapping[str, object]]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    launcher: Callable[[RunSpec, Place, str], Sequence[str]] = python_or_torchrun
+    single: bool = False
+
+    def command(self, spec: RunSpec, place: Place, python: str) -> list[str]:
+        """What to run."""
+        launcher = self.launcher(spec, place, python)
+        return [*launcher, str(self.runner), str(place.config), str(place.train)]
 
 
 def write_rows(path: Path, rows: Sequence[Encoded]) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from graftwork.core.errors import TrainingError
+from graftwork.core.errors import PlatformError, TrainingError
 from graftwork.core.states import Outcome
 from graftwork.runs.documents import Result
+from graftwork.training.backends.command.bring_back import differs
 from graftwork.training.backends.command.watch import Watch
 from graftwork.training.checkpoints import pour
 from graftwork.training.dataset import Dataset
@@ -36,7 +37,7 @@ def conclude(watch: Watch, valid: Dataset | None, train: Dataset) -> None:
     evaluator = Evaluator(engine, valid) if valid else None
     base_loss = evaluator.measure(None, watch.reporter.beat).mean_loss if evaluator else None
     step, loss = _best(watch, adapter, evaluator)
-    _take(_folder_of(watch, step), adapter)
+    _take(watch.place.kept_at(step), adapter)
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         write_adapter(Path(folder), adapter, spec.lora, spec.base)
         files = attempt.writer.adapter(Path(folder))
@@ -64,7 +65,7 @@ def conclude(watch: Watch, valid: Dataset | None, train: Dataset) -> None:
 
 def _best(watch: Watch, adapter: Adapter, evaluator: Evaluator | None) -> tuple[int, float | None]:
     """Step with the lowest held-out loss, and that loss; the last one where nothing is held out."""
-    steps = sorted(int(folder.name.rpartition("-")[2]) for folder in (watch.place.work / "kept").glob("*"))
+    steps = sorted(int(folder.name.rpartition("-")[2]) for folder in watch.place.kept.glob("*"))
     if not steps:
         raise TrainingError(
             "The trainer ended without a checkpoint.",
@@ -75,7 +76,7 @@ def _best(watch: Watch, adapter: Adapter, evaluator: Evaluator | None) -> tuple[
         return steps[-1], None
     measured: list[tuple[float, int]] = []
     for step in steps:
-        _take(_folder_of(watch, step), adapter)
+        _take(watch.place.kept_at(step), adapter)
         loss = evaluator.measure(adapter, watch.reporter.beat).mean_loss
         watch.reporter.message(f"Held-out loss after step {step}: {loss:.4f}.", code="valid_loss")
         if math.isfinite(loss):
@@ -90,17 +91,9 @@ def _best(watch: Watch, adapter: Adapter, evaluator: Evaluator | None) -> tuple[
     return step, loss
 
 
-def _folder_of(watch: Watch, step: int) -> Path:
-    return watch.place.work / "kept" / f"step-{step:06d}"
-
-
 def _take(folder: Path, adapter: Adapter) -> None:
     tensors = load_file(folder / WEIGHTS)
-    views = adapter.tensors()
-    if {name: view.shape for name, view in views.items()} != {name: t.shape for name, t in tensors.items()}:
-        raise TrainingError(
-            "The adapter that came back does not fit the base model.",
-            fix="The trainer's version may not fit; docs/trainers.md names those that were tried.",
-            code="adapter_differs",
-        )
-    pour(tensors, adapter, adapter.weights)
+    try:
+        pour(tensors, adapter, adapter.weights)
+    except PlatformError as error:
+        raise differs("it does not fit the base model") from error

@@ -140,7 +140,7 @@ class Watch:
     def _save(self, told: Told) -> None:
         self.reporter.phase("saving")
         spec, source = self.attempt.spec, Path(told.path)
-        kept = kept_at(self.place, told.step)
+        kept = self.place.kept_at(told.step)
         bring_back(source, kept, spec.lora, spec.base, self.place.targets)
         with tempfile.TemporaryDirectory(prefix="graftwork-") as name:
             folder = Path(name)
@@ -160,11 +160,6 @@ class Watch:
         self.reporter.phase("training")
 
 
-def kept_at(place: Place, step: int) -> Path:
-    """Where the adapter of a step is kept until the end, when the best is chosen."""
-    return place.work / "kept" / f"step-{step:06d}"
-
-
 def resume(attempt: Attempt, place: Place, reporter: Reporter) -> tuple[Progress, Path | None]:
     """The furthest checkpoint that a tool can go on from, unpacked where it looks for it; else the start."""
     found = sorted(
@@ -174,8 +169,6 @@ def resume(attempt: Attempt, place: Place, reporter: Reporter) -> tuple[Progress
         folder = place.work / f"restored-{owner}-{manifest.step}"
         try:
             folder.mkdir()
-            for name in manifest.files:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
             attempt.reader.fetch(manifest.dir, manifest.files, folder)
             state = State.model_validate_json((folder / STATE).read_bytes())
             if state.spec != fingerprint(attempt.spec) or not (folder / TOOL).is_dir():
@@ -185,7 +178,7 @@ def resume(attempt: Attempt, place: Place, reporter: Reporter) -> tuple[Progress
             continue
         checkpoint = place.out / f"checkpoint-{manifest.step}"
         shutil.copytree(folder / TOOL, checkpoint)
-        kept = kept_at(place, manifest.step)
+        kept = place.kept_at(manifest.step)
         kept.mkdir(parents=True)
         for name in ADAPTER_FILES:
             shutil.copyfile(folder / name, kept / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 
 def main(config: Path, rows: Path) -> None:
     """Unsloth's model and adapter, transformers' loop, our callback."""
+    # one GPU: transformers' loop would cut a batch for each that it sees
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     unsloth: Any = importlib.import_module("unsloth")  # first: it patches what is imported after it
     from graft_events import Events  # pyright: ignore[reportMissingImports] - it lies beside this file
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments

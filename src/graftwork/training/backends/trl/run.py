@@ -12,14 +12,14 @@ import torch
 import transformers
 from transformers import AutoTokenizer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from graftwork.core.errors import PlatformError, UserError
+from graftwork.core.errors import PlatformError
 from graftwork.core.specs import Schedule
 from graftwork.data.rendering import Renderer
 from graftwork.training.attempt import Attempt
 from graftwork.training.backends.trl.engine import PeftEngine, TrlMoves
 from graftwork.training.backends.trl.measure import aim_of
 from graftwork.training.backends.trl.trainers import features_of, feed, make_trainer
-from graftwork.training.base import locate_base
+from graftwork.training.base import load_renderer, locate_base
 from graftwork.training.batching import Course
 from graftwork.training.engine import Sums
 from graftwork.training.schedule import learning_rate
@@ -124,10 +124,7 @@ class Trl:
                 code="option_unsupported",
             )
         base = locate_base(attempt.spec.base)
-        try:
-            renderer = Renderer.load(base)
-        except UserError as error:  # the customer cannot mend a worker
-            raise PlatformError(error.message, fix=error.fix, code=error.code) from error
+        renderer = load_renderer(base)
         engine = PeftEngine.load(base)
         train(attempt, engine, renderer, base)
 
