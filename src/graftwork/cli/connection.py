@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,7 @@ class Server:
 
     def __init__(self, url: str, key: str, timeout: float = 600.0) -> None:
         self.url = url.rstrip("/")
+        self.key = key
         self.http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"},
@@ -67,7 +68,7 @@ class Server:
 
     def get(self, path: str, **params: Any) -> Any:
         """GET with query parameters; None values are left out."""
-        return self.call("GET", path, params={k: v for k, v in params.items() if v is not None})
+        return self.call("GET", path, params=given(params))
 
     def post(self, path: str, body: Any = None, **options: Any) -> Any:
         """POST a JSON body."""
@@ -106,17 +107,24 @@ class Server:
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
 
-    def upload(self, path: Path, purpose: str = "fine-tune") -> dict[str, Any]:
-        """Upload a file; the File object."""
-        with path.open("rb") as handle:
-            return self.call(
-                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, handle)}
-            )
+    def send(self, path: str, file: Path, **fields: str) -> Any:
+        """POST a file as a form with these fields beside it."""
+        with file.open("rb") as handle:
+            return self.call("POST", path, data=fields, files={"file": (file.name, handle)})
+
+    def upload(self, file: Path) -> dict[str, Any]:
+        """Upload training data; the File object."""
+        return self.send("/v1/files", file, purpose="fine-tune")
 
 
 def connect() -> Server:
     """The server that the environment or the data folder names."""
     return Server(*_settings())
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that were given: no None, no empty dict."""
+    return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
 def unreachable(url: str, error: Exception) -> errors.Unavailable:

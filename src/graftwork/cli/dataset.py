@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from graftwork.cli.connection import connect, data_folder, existing_file
+from graftwork.cli.connection import Server, connect, data_folder, existing_file
 from graftwork.cli.output import duration, put, put_json, say, sparkline
 from graftwork.core.errors import Unauthorized
 from graftwork.core.specs import Method
+
+if TYPE_CHECKING:
+    from graftwork.data import Renderer
 
 app = App(name="dataset", help="Check, make and alter data sets before training.", help_format="plaintext")
 _TOOLS = "graftwork.cli.dataset_tools"
@@ -66,26 +69,32 @@ def _report(path: Path, base: str, method: Method) -> dict[str, Any]:
         server = connect()
     except Unauthorized:
         return _here(path, base, method)
-    with path.open("rb") as handle:
-        return server.call(
-            "POST",
-            "/api/datasets/check",
-            data={"model": base, "method": method},
-            files={"file": (path.name, handle)},
-        )
+    return checked(server, path, base, method)
+
+
+def checked(server: Server, file: Path, base: str, method: Method) -> dict[str, Any]:
+    """The server's report on a data set."""
+    return server.send("/api/datasets/check", file, model=base, method=method)
 
 
 def _here(path: Path, base: str, method: Method) -> dict[str, Any]:
-    from graftwork.data import Renderer, validate
+    from graftwork.data import validate
+
+    renderer, context = base_here(base)
+    report = validate(
+        path.read_bytes(), filename=path.name, renderer=renderer, max_length=context, method=method
+    )
+    return report.to_json()
+
+
+def base_here(base: str) -> tuple[Renderer, int]:
+    """This machine's own renderer of a base model, and the model's context in tokens."""
+    from graftwork.data import Renderer
     from graftwork.models import Catalogue, locate
 
     cache = data_folder() / "models"
     entry = Catalogue(allow=("*",), cache=cache).get(base)
-    renderer = Renderer.load(locate(entry, cache))
-    report = validate(
-        path.read_bytes(), filename=path.name, renderer=renderer, max_length=entry.context, method=method
-    )
-    return report.to_json()
+    return Renderer.load(locate(entry, cache)), entry.context
 
 
 def _errors(report: dict[str, Any]) -> int:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from graftwork.cli.connection import connect, data_folder, existing_file
-from graftwork.cli.dataset import histogram
+from graftwork.cli.connection import connect, existing_file
+from graftwork.cli.dataset import base_here, histogram
 from graftwork.cli.files import write_new
 from graftwork.cli.output import put, put_json, say
 from graftwork.core.errors import InvalidData, InvalidRequest, Unauthorized
@@ -195,23 +195,14 @@ def _stats(path: Path, base: str, near: float) -> dict[str, Any]:
         server = connect()
     except Unauthorized:
         return _here(path, base, near)
-    with path.open("rb") as handle:
-        return server.call(
-            "POST",
-            "/api/datasets/stats",
-            data={"model": base, "near": str(near)},
-            files={"file": (path.name, handle)},
-        )
+    return server.send("/api/datasets/stats", path, model=base, near=str(near))
 
 
 def _here(path: Path, base: str, near: float) -> dict[str, Any]:
-    from graftwork.data import Renderer
     from graftwork.data.workbench import stats_of
-    from graftwork.models import Catalogue, locate
 
-    cache = data_folder() / "models"
-    entry = Catalogue(allow=("*",), cache=cache).get(base)
-    return stats_of(_named(path), Renderer.load(locate(entry, cache)), entry.context, near)
+    renderer, context = base_here(base)
+    return stats_of(_named(path), renderer, context, near)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from graftwork.cli.connection import Server, connect
+from graftwork.cli.files import whole_file
 from graftwork.cli.output import put, put_json, say
 
 Format = Literal["peft", "merged", "gguf", "lora-gguf", "ollama", "lmstudio"]
@@ -148,15 +149,11 @@ def fetch(server: Server, export_id: str, file: dict[str, Any], target: Path) ->
             code="file_exists",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
+    with whole_file(target) as part:
         with part.open("wb") as handle:
             server.download(f"/api/exports/{export_id}/files/{file['path']}", handle)
         if _sha256(part) != file["sha256"]:
             raise PlatformError(f"{file['path']} came damaged.", fix="Try again.", code="bad_download")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -40,7 +41,20 @@ def write_new(files: Mapping[Path, bytes]) -> None:
         Conflict: one of them is there (code ``file_exists``); nothing was written.
         InvalidRequest: its folder is not there (code ``no_such_folder``).
     """
-    for path in files:
+    must_be_new(*files)
+    for path, data in files.items():
+        with whole_file(path) as part:
+            part.write_bytes(data)
+
+
+def must_be_new(*paths: Path) -> None:
+    """Look, before any work is begun, whether files can be written when it is done.
+
+    Raises:
+        Conflict: one of them is there (code ``file_exists``).
+        InvalidRequest: its folder is not there (code ``no_such_folder``).
+    """
+    for path in paths:
         if path.exists():
             raise Conflict(
                 f"{path} is there already.",
@@ -51,13 +65,17 @@ def write_new(files: Mapping[Path, bytes]) -> None:
             raise InvalidRequest(
                 f"There is no folder {path.parent}.", fix="Make it, or give another.", code="no_such_folder"
             )
-    for path, data in files.items():
-        part = path.with_name(f".{path.name}.part")
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write the file under; it gets its own once all is well, and is gone otherwise."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _same(archive: zipfile.ZipFile, name: str, path: Path) -> bool:
@@ -77,14 +95,9 @@ def _same(archive: zipfile.ZipFile, name: str, path: Path) -> bool:
 
 
 def _write(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    part = path.with_name(f".{name}.part")
-    try:
-        with archive.open(name) as source, part.open("wb") as target:
-            while piece := source.read(_PIECE):
-                target.write(piece)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, archive.open(name) as source, part.open("wb") as target:
+        while piece := source.read(_PIECE):
+            target.write(piece)
 
 
 def _damaged() -> PlatformError:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from graftwork.cli.connection import connect
+from graftwork.cli.connection import connect, given
+from graftwork.cli.files import must_be_new, whole_file
 from graftwork.cli.output import put, put_json, say
-from graftwork.core.errors import Conflict, InvalidRequest
+from graftwork.core.errors import InvalidRequest
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
@@ -38,9 +39,8 @@ def keep(
         Blot out mail addresses, telephone and card numbers and keys before a request is kept.
     """
     server = connect()
-    changes = {"mode": mode, "days": days, "redact": redact}
-    given = {name: value for name, value in changes.items() if value is not None}
-    now = server.call("PUT", "/api/kept", json=given) if given else server.get("/api/kept")
+    changes = given({"mode": mode, "days": days, "redact": redact})
+    now = server.call("PUT", "/api/kept", json=changes) if changes else server.get("/api/kept")
     if json:
         put_json(now)
         return 0
@@ -78,24 +78,16 @@ def from_logs(
         Overlap of texts from which only the first of like rows is taken.
     """
     target = Path(output)
-    if target.exists():
-        raise Conflict(f"{target} is there already.", fix="Give another name with -o.", code="file_exists")
+    must_be_new(target)
     server = connect()
-    body: dict[str, Any] = {"limit": limit}
     asked = {"model": model, "since": moment(since), "until": moment(until), "near": near}
-    body |= {name: value for name, value in asked.items() if value is not None}
-    made = server.post("/api/datasets/from-logs", body)
+    made = server.post("/api/datasets/from-logs", given({**asked, "limit": limit}))
     if made["file"] is not None:
-        part = target.with_name(f".{target.name}.part")
-        try:
-            with part.open("wb") as handle:
-                server.download(f"/v1/files/{made['file']['id']}/content", handle)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(target) as part, part.open("wb") as handle:
+            server.download(f"/v1/files/{made['file']['id']}/content", handle)
     if json:
         put_json({**made, "path": output if made["file"] else None})
-        return 0
+        return 0 if made["file"] else 2
     skipped = ", ".join(f"{count} {why}" for why, count in made["skipped"].items()) or "none"
     say(
         f"  {made['requests']:,} requests gave {made['rows']:,} rows; {made['duplicates']} duplicates, "
@@ -134,9 +126,8 @@ def forget(
             fix="Say --yes, or name a model or a time.",
             code="confirmation_needed",
         )
-    asked = {"model": model, "before": moment(before)}
-    given = {name: value for name, value in asked.items() if value is not None}
-    gone = connect().call("DELETE", "/api/kept", params=given)
+    asked = given({"model": model, "before": moment(before)})
+    gone = connect().call("DELETE", "/api/kept", params=asked)
     say(f"  {gone['deleted']:,} requests deleted")
     return 0
 

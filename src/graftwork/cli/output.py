@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graftwork.core.errors import InvalidRequest
+
 Row = dict[str, Any]
 
 
@@ -38,6 +40,22 @@ def put(text: str) -> None:
 def put_json(value: Any) -> None:
     """One JSON document on stdout; indented on a terminal, one line in a pipe."""
     put(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def confirm(why: str, fix: str) -> None:
+    """Ask on the terminal whether to start.
+
+    Args:
+        why: what is wrong where nobody can be asked; ``fix``: what to do about it.
+
+    Raises:
+        InvalidRequest: nobody can be asked (``confirmation_needed``); the answer is no (``not_confirmed``).
+    """
+    if not sys.stdin.isatty():
+        raise InvalidRequest(why, fix=fix, code="confirmation_needed")
+    say("Start? [y/N] ")
+    if input().strip().lower() not in {"y", "yes"}:
+        raise InvalidRequest("Not started.", code="not_confirmed")
 
 
 def table(

@@ -15,9 +15,9 @@ import orjson
 from cyclopts import Parameter
 
 from graftwork.cli.connection import connect, existing_file
-from graftwork.cli.files import write_new
-from graftwork.cli.output import put, put_json, say
-from graftwork.core.errors import Conflict, InvalidRequest, Unavailable
+from graftwork.cli.files import must_be_new, write_new
+from graftwork.cli.output import confirm, put, put_json, say
+from graftwork.core.errors import InvalidRequest, Unavailable
 from graftwork.core.money import MICRO, dollars, parse_dollars
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def synth(
     from graftwork.data.synth.run import estimate
 
     target = Path(output)
-    if target.exists():
-        raise Conflict(f"{target} is there already.", fix="Give another name with -o.", code="file_exists")
+    must_be_new(target, _provenance(target))
     settings = _settings(model, instructions, judging, asking)
     shown = _seeds(seeds)
     items = _items(documents, shown, rows, per_passage, seed, seeds)
@@ -146,6 +145,10 @@ def _settings(model: str, instructions: str | None, judging: Judging, asking: As
     if asking.max_cost is not None and asking.price is None:
         raise InvalidRequest(
             "A cap on cost needs a price.", fix="Give --price IN,OUT in dollars.", code="price_missing"
+        )
+    if not 0 < judging.near <= 1:
+        raise InvalidRequest(
+            f"--near {judging.near:g} is no overlap.", fix="Give 1, or less but above 0.", code="invalid_value"
         )
     return Settings(
         model=model,
@@ -235,13 +238,17 @@ def _finish(made: Made, target: Path, json: bool) -> int:
             "No row was good enough.", fix="Lower --threshold, or mend --instructions.", code="no_rows"
         )
     aside = b"".join(orjson.dumps(one) + b"\n" for one in made.provenance)
-    provenance = target.with_name(f"{target.stem}.provenance.jsonl")
+    provenance = _provenance(target)
     write_new({target: made.data, provenance: aside})
     if json:
         put_json({**counts, "file": str(target), "provenance": str(provenance)})
     else:
         put(str(target))
     return 0
+
+
+def _provenance(target: Path) -> Path:
+    return target.with_name(f"{target.stem}.provenance.jsonl")
 
 
 def _confirm(expected: dict[str, int], settings: Settings, requests: int, yes: bool) -> None:
@@ -256,15 +263,10 @@ def _confirm(expected: dict[str, int], settings: Settings, requests: int, yes: b
         say(f"  ends at {' or '.join(caps)}")
     if yes:
         return
-    if not sys.stdin.isatty():
-        raise InvalidRequest(
-            "These requests may cost money and nobody can be asked.",
-            fix="Give --yes, and a cap with --max-requests or --max-cost.",
-            code="confirmation_needed",
-        )
-    say("Start? [y/N] ")
-    if input().strip().lower() not in {"y", "yes"}:
-        raise InvalidRequest("Not started.", code="not_confirmed")
+    confirm(
+        "These requests may cost money and nobody can be asked.",
+        "Give --yes, and a cap with --max-requests or --max-cost.",
+    )
 
 
 def _cost(tokens: tuple[int, int], settings: Settings) -> str:
@@ -307,8 +309,7 @@ def _client(url: str | None, key_name: str, per_minute: float | None) -> ModelCl
 
     if url is None:
         server = connect()
-        key = server.http.headers["authorization"].removeprefix("Bearer ")
-        return ModelClient(f"{server.url}/v1", key, per_minute=per_minute)
+        return ModelClient(f"{server.url}/v1", server.key, per_minute=per_minute)
     return ModelClient(url, os.environ.get(key_name), per_minute=per_minute)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from graftwork.cli.connection import Server, connect, existing_file
-from graftwork.cli.output import duration, put, put_json, say
+from graftwork.cli.connection import Server, connect, existing_file, given
+from graftwork.cli.output import confirm, duration, put, put_json, say
 from graftwork.cli.watch import follow, outcome
 from graftwork.core.errors import InvalidRequest
 from graftwork.core.specs import Method, Quantization, TrainerName
@@ -62,7 +61,7 @@ class Tuning:
             "rslora": self.rslora or None,
         }
         options = {
-            "lora": _given(lora),
+            "lora": given(lora),
             "lora_plus": self.lora_plus,
             "neftune_alpha": self.neftune_alpha,
             "trainer": self.trainer,
@@ -77,10 +76,10 @@ class Tuning:
         if method == "dpo":
             asked["beta"] = self.beta
         elif method != "sft":
-            options |= {"method": method, "preference": _given({"beta": self.beta})}
+            options |= {"method": method, "preference": given({"beta": self.beta})}
         kind = "dpo" if method == "dpo" else "supervised"
-        named = {"type": kind, kind: {"hyperparameters": _given(asked)}}
-        return {"method": named, "graftwork": _given(options)}
+        named = {"type": kind, kind: {"hyperparameters": given(asked)}}
+        return {"method": named, "graftwork": given(options)}
 
 
 AS_CHOSEN = Tuning()
@@ -133,13 +132,13 @@ def train(
     training, held_out = existing_file(file), existing_file(validation) if validation else None
     _confirm(server, base, training, method, max_cost, yes or plan)
     body: dict[str, Any] = {"model": base, "suffix": suffix, "seed": seed, **tuning.request(method)}
-    body["graftwork"] |= _given({"max_cost": max_cost})
+    body["graftwork"] |= given({"max_cost": max_cost})
     body["training_file"] = server.upload(training)["id"]
     if held_out:
         body["validation_file"] = server.upload(held_out)["id"]
     if plan:
-        return _planned(server, _given(body), json)
-    job = server.post("/v1/fine_tuning/jobs", _given(body))
+        return _planned(server, given(body), json)
+    job = server.post("/v1/fine_tuning/jobs", given(body))
     say(f"Job {job['id']} created.")
     code = 0
     if not detach:
@@ -163,12 +162,12 @@ def _planned(server: Server, body: dict[str, Any], json: bool) -> int:
     if json:
         put_json(found)
         return 0 if found["fits"] else 2
-    for line in plan_lines(found):
+    for line in _plan_lines(found):
         put(line)
     return 0 if found["fits"] else 2
 
 
-def plan_lines(found: dict[str, Any]) -> list[str]:
+def _plan_lines(found: dict[str, Any]) -> list[str]:
     """A plan for people: the verdict first, then how it came about."""
     memory = found["memory_bytes"] / (1 << 30)
     form = "4-bit base, " if found["quantization"] == "nf4" else ""
@@ -183,24 +182,13 @@ def plan_lines(found: dict[str, Any]) -> list[str]:
     return lines + [f"{name}: {why}" for name, why in found["explained"].items()]
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """The entries that were given: no None, no empty dict."""
-    return {key: value for key, value in values.items() if value is not None and value != {}}
-
-
 def _confirm(
     server: Server, base: str, training: Path, method: Method, max_cost: str | None, yes: bool
 ) -> None:
     """Show what the check found and ask before a job that costs something is started."""
-    with training.open("rb") as handle:
-        report = server.call(
-            "POST",
-            "/api/datasets/check",
-            data={"model": base, "method": method},
-            files={"file": (training.name, handle)},
-        )
-    from graftwork.cli.dataset import complain, summary
+    from graftwork.cli.dataset import checked, complain, summary
 
+    report = checked(server, training, base, method)
     if not report["ok"]:
         complain(report, training)
         raise InvalidRequest(
@@ -213,12 +201,4 @@ def _confirm(
     price = (report.get("estimate") or {}).get("price_micro")
     if yes or not price or max_cost is not None:
         return
-    if not sys.stdin.isatty():
-        raise InvalidRequest(
-            "This job costs money and nobody can be asked.",
-            fix="Give --yes, or a cap with --max-cost 5.",
-            code="confirmation_needed",
-        )
-    say("Start? [y/N] ")
-    if input().strip().lower() not in {"y", "yes"}:
-        raise InvalidRequest("Not started.", code="not_confirmed")
+    confirm("This job costs money and nobody can be asked.", "Give --yes, or a cap with --max-cost 5.")
