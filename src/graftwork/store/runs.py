@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from graftwork.core.nouns import Run
-from graftwork.core.states import Outcome, Phase
+from graftwork.core.nouns import Job, Run
+from graftwork.core.states import ON_MACHINE, Outcome, Phase
 from graftwork.store.session import Items, Repository
 from graftwork.store.tables import jobs, runs
 
@@ -48,6 +48,12 @@ class Runs(Repository):
         """The runs that have not left a machine, in the order they came."""
         here = (runs.c.machine == machine, runs.c.off_at.is_(None))
         return await self._all(Run, runs, *here, order=[runs.c.created_at, runs.c.job_id])
+
+    async def crew(self, machine: str) -> Items[Job]:
+        """The jobs on a machine: those whose current attempt is aboard, in the order in which they came."""
+        here = (runs.c.machine == machine, runs.c.off_at.is_(None), jobs.c.phase.in_(ON_MACHINE))
+        current = (jobs.c.id == runs.c.job_id, jobs.c.fence == runs.c.fence)
+        return await self._all(Job, jobs, *here, *current, order=[runs.c.created_at, runs.c.job_id])
 
     async def prepared(self, machine: str, joining: str | None) -> Items[Run]:
         """Of those the ones whose run folder is written, as far as their jobs say; and that of ``joining``, a

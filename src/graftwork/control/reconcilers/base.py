@@ -100,6 +100,18 @@ class Loop(ABC):
         return min(self.pace.backoff_limit, self.pace.backoff * 2.0 ** (max(1, failures) - 1))
 
 
+class SlowLoop(Loop):
+    """A loop that keeps to its own slow pace: a ring of the bell is not for it."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Rounds until ``stop``, every ``pace.poll`` seconds."""
+        waiting = asyncio.create_task(stop.wait())
+        while not stop.is_set():
+            await self.guarded(self.once(), self.name)
+            await asyncio.wait({waiting}, timeout=self.pace.poll)
+        waiting.cancel()
+
+
 class Reconciler(Loop, Generic[T]):
     """Claims due rows and works on several at a time, each under a lease that is renewed meanwhile."""
 

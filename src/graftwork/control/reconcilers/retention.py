@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from graftwork.control.bell import Bell
-from graftwork.control.reconcilers.base import Loop, Pace
+from graftwork.control.reconcilers.base import Pace, SlowLoop
 from graftwork.control.services.kept import MOST_BYTES, MOST_ROWS, tidy
 from graftwork.core.clock import Clock
 from graftwork.store import Store
 
 
-class Retention(Loop):
+class Retention(SlowLoop):
     """Deletes what has expired. A request that has is not given out even before it is deleted."""
 
     name: ClassVar[str] = "retention"
@@ -34,11 +33,3 @@ class Retention(Loop):
     async def once(self) -> int:
         """One round; how many requests were deleted."""
         return await tidy(self._store, *self._limits)
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Rounds at its own slow pace until ``stop``: a ring of the bell is not for it."""
-        waiting = asyncio.create_task(stop.wait())
-        while not stop.is_set():
-            await self.guarded(self.once(), self.name)
-            await asyncio.wait({waiting}, timeout=self.pace.poll)
-        waiting.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Mapping
@@ -10,15 +9,14 @@ from dataclasses import dataclass
 
 from graftwork.compute.port import MachineInfo, Provider
 from graftwork.control.bell import Bell
-from graftwork.control.reconcilers.base import Loop, Pace
-from graftwork.control.reconcilers.jobs.company import aboard
+from graftwork.control.reconcilers.base import Pace, SlowLoop
 from graftwork.control.reconcilers.jobs.context import Pool
 from graftwork.control.reconcilers.jobs.machines import close
 from graftwork.core.clock import Clock
 from graftwork.core.errors import MachineError, UserError
 from graftwork.core.nouns import Job, LedgerEntry, Machine
 from graftwork.core.states import TERMINAL
-from graftwork.store import Store, Tx
+from graftwork.store import Store
 
 log = logging.getLogger("graftwork.control")
 
@@ -35,7 +33,7 @@ class Graces:
     """Of an inference reservation that was never settled: its gateway died."""
 
 
-class Sweeper(Loop):
+class Sweeper(SlowLoop):
     """Machines without an intent, machines past their deadline, reservations that nobody will settle."""
 
     name = "sweeper"
@@ -56,14 +54,6 @@ class Sweeper(Loop):
         self._prefix = f"gw-{install}-"
         self._graces = graces or Graces()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Rounds at its own slow pace until ``stop``: a ring of the bell is not for the sweeper."""
-        waiting = asyncio.create_task(stop.wait())
-        while not stop.is_set():
-            await self.guarded(self.once(), self.name)
-            await asyncio.wait({waiting}, timeout=self.pace.poll)
-        waiting.cancel()
-
     async def once(self) -> int:
         """One sweep; how many things were put in order."""
         swept = await self._leftovers()
@@ -77,13 +67,13 @@ class Sweeper(Loop):
     async def _leftovers(self) -> int:
         """Machines we know of that are past their deadline, or that no job is on any more."""
         async with self._store.read() as tx:
-            known = [(machine, await _needed(tx, machine)) for machine in await tx.machines.live()]
+            known = [(machine, await tx.runs.crew(machine.name)) for machine in await tx.machines.live()]
         swept = 0
-        for machine, needed in known:
+        for machine, crew in known:
             pool = self._pools.get(machine.provider)
             if pool is None:
                 log.warning("sweeper: %s is at %s, which is not configured", machine.name, machine.provider)
-            elif not needed:
+            elif not crew:
                 close_it = close(self._store, self.clock, self._pools, machine)
                 swept += await self._deed(close_it, machine)
             elif machine.deadline + self._graces.deadline < self.clock.now():
@@ -126,12 +116,6 @@ class Sweeper(Loop):
                 if _orphan(entry, job):
                     swept += await tx.ledger.void(entry.key, now)
         return swept
-
-
-async def _needed(tx: Tx, machine: Machine) -> bool:
-    """Whether some job is on the machine."""
-    runs = await tx.runs.aboard(machine.name)
-    return any([aboard(run, await tx.jobs.any_get(run.job_id)) for run in runs])
 
 
 def _orphan(entry: LedgerEntry, job: Job | None) -> bool:

@@ -10,7 +10,7 @@ from graftwork.compute.port import Need, Offer, Unknown
 from graftwork.control.fairness import WINDOW, Waiting, turns
 from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.company import Seat, alone, could_join, make_room, seat
-from graftwork.control.reconcilers.jobs.context import Context
+from graftwork.control.reconcilers.jobs.context import Context, Pool
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Instead, Note, Step
 from graftwork.core import ids
@@ -45,29 +45,33 @@ async def _its_turn(ctx: Context, job: Job, found: Seat | None, free: Sequence[O
     async with ctx.store.read() as tx:
         queue = [other for other in await tx.queue.waiting() if other.next_at <= now + 2 * ctx.limits.waiting]
         given = await tx.queue.given(TRAINING, now - WINDOW)
-    rivals = [other for other in queue if other.id == job.id or await _rival(ctx, other, found, free)]
-    line = [
-        Waiting(rival.id, rival.project_id, plan.quote.tokens if plan.quote else 0, rival.created_at)
-        for rival in rivals
-        if (plan := plan_of(rival))
-    ]
+    later = [] if found is None or free else await _offers(ctx.pools[found.machine.provider], Need())
+    line: list[Waiting] = []
+    for other in queue:
+        if other.id == job.id or await _rival(ctx, other, found, free, later):
+            quote = plan_of(other).quote
+            line.append(
+                Waiting(other.id, other.project_id, quote.tokens if quote else 0, other.created_at)
+            )
     order = turns(line, given)
     return not order or order[0].key == job.id or all(one.key != job.id for one in order)
 
 
-async def _rival(ctx: Context, other: Job, found: Seat | None, free: Sequence[Offer]) -> bool:
+async def _rival(
+    ctx: Context, other: Job, found: Seat | None, free: Sequence[Offer], later: Sequence[Offer]
+) -> bool:
     """Whether a waiting job could have what somebody is about to take: a free machine, or a seat.
 
     Who cannot come aboard of a machine that is not free waits for it all the same, and after a while nobody
-    comes aboard before them: else a shared machine would never be free again.
+    comes aboard before them: else a shared machine would never be free again. ``later``: what the provider of
+    the seat has to offer once one is.
     """
     if found is None:
         return any(fits(offer, need_of(other)) for offer in free)
     if await could_join(ctx, other, found):
         return True
-    if free or await _waited(ctx, other) < ctx.limits.patience:
-        return False
-    return any(offer.provider == found.machine.provider for offer in await cheapest(ctx, need_of(other)))
+    need = need_of(other)
+    return any(fits(offer, need) for offer in later) and await _waited(ctx, other) >= ctx.limits.patience
 
 
 async def _waited(ctx: Context, job: Job) -> float:
@@ -105,11 +109,15 @@ async def cheapest(ctx: Context, need: Need) -> list[Offer]:
     """Live offers that fit, cheapest first; a provider that does not answer offers nothing."""
     offers: list[Offer] = []
     for pool in ctx.pools.values():
-        try:
-            offers += await pool.provider.offers(need)
-        except (Unknown, UserError):
-            continue
+        offers += await _offers(pool, need)
     return sorted(offers, key=lambda offer: (offer.price_per_hour, offer.provider, offer.id))
+
+
+async def _offers(pool: Pool, need: Need) -> list[Offer]:
+    try:
+        return await pool.provider.offers(need)
+    except (Unknown, UserError):
+        return []
 
 
 async def _has_room(ctx: Context, tx: Tx, offer: Offer) -> bool:

@@ -8,15 +8,15 @@ within a second. A run is asked to stop by its own ``control.json`` alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graftwork.control.plan import plan_of
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.machines import close, machine_of
 from graftwork.core.errors import GraftworkError
-from graftwork.core.nouns import Job, Machine, Run
-from graftwork.core.states import ON_MACHINE, MachineState
+from graftwork.core.nouns import Job, Machine
+from graftwork.core.states import MachineState
 from graftwork.models.company import (
     NO_LOSS,
     Host,
@@ -31,7 +31,6 @@ from graftwork.models.memory import Device, Load
 from graftwork.models.steptime import Hardware
 from graftwork.runs.assignments import read_assignments, write_assignments
 from graftwork.runs.documents import Assignment, Assignments
-from graftwork.store import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +83,20 @@ async def member_of(ctx: Context, job: Job) -> Member | None:
     )
 
 
+async def _members(ctx: Context, crew: Sequence[Job]) -> list[Member]:
+    return [member for job in crew if (member := await member_of(ctx, job)) is not None]
+
+
 async def seat(ctx: Context, job: Job, pays: float) -> Seat | None:
     """The machine of the greatest gain that the job may come aboard of; None when there is none."""
     me = await member_of(ctx, job)
     if me is None or alone(ctx, job) is not None:
         return None
     async with ctx.store.read() as tx:
-        crews = [(machine, await _crew(tx, machine)) for machine in await tx.machines.open()]
+        crews = [(machine, await tx.runs.crew(machine.name)) for machine in await tx.machines.open()]
     seats: list[Seat] = []
     for machine, crew in crews:
-        there = [member for other in crew if (member := await member_of(ctx, other)) is not None]
+        there = await _members(ctx, crew)
         if not there or len(there) < len(crew) or any(alone(ctx, other) for other in crew):
             continue
         if plan_of(job).on_gpu != (machine.gpus > 0) or machine.deadline <= ctx.clock.now():
@@ -127,14 +130,14 @@ async def make_room(ctx: Context, job: Job, given: Mapping[str, int]) -> bool:
     bound = given.get(job.project_id, 0) + plan.quote.tokens
     async with ctx.store.read() as tx:
         crews = [
-            (machine, await tx.runs.aboard(machine.name), await _crew(tx, machine))
+            (machine, await tx.runs.aboard(machine.name), await tx.runs.crew(machine.name))
             for machine in await tx.machines.open()
         ]
     for machine, runs, crew in crews:
-        members = [member for other in crew if (member := await member_of(ctx, other)) is not None]
+        members = await _members(ctx, crew)
         if any(run.bumped for run in runs) or any(member.kind != me.kind for member in members):
             continue
-        for other in sorted(crew, key=lambda one: -given.get(one.project_id, 0)):
+        for other in sorted(reversed(crew), key=lambda one: -given.get(one.project_id, 0)):
             rest = [member for member in members if member.key != other.id]
             enough = rest and may_join(me, rest, host_of(machine), pays=NO_LOSS, limit=ctx.limits.company).ok
             if enough and other.project_id != job.project_id and given.get(other.project_id, 0) > bound:
@@ -143,17 +146,6 @@ async def make_room(ctx: Context, job: Job, given: Mapping[str, int]) -> bool:
                         other.id, other.fence, "it makes room for another project's run"
                     )
     return False
-
-
-async def _crew(tx: Tx, machine: Machine) -> list[Job]:
-    """The jobs aboard a machine."""
-    found = [(run, await tx.jobs.any_get(run.job_id)) for run in await tx.runs.aboard(machine.name)]
-    return [job for run, job in found if job is not None and aboard(run, job)]
-
-
-def aboard(run: Run, job: Job | None) -> bool:
-    """Whether a run that has not left is still the one its job is on."""
-    return job is not None and run.off_at is None and job.phase in ON_MACHINE and job.fence == run.fence
 
 
 def list_uri(ctx: Context, machine: str) -> str:
@@ -180,8 +172,8 @@ async def assign(ctx: Context, machine: Machine, joining: Job | None = None) -> 
     same = held is not None and (held.runs, held.closed) == (listed, now.closed_at is not None)
     if not same or held is None or held.deadline != now.deadline:
         async with ctx.store.read() as tx:
-            crew = await _crew(tx, machine)
-        there = [member for other in crew if (member := await member_of(ctx, other)) is not None]
+            crew = await tx.runs.crew(machine.name)
+        there = await _members(ctx, crew)
         wanted = Assignments(
             runs=listed,
             closed=now.closed_at is not None,

@@ -70,9 +70,9 @@ async def _come_aboard(ctx: Context, job: Job, machine: Machine) -> Step:
     """Have the trainer of a machine that was launched for another run take this one in, by listing it."""
     if machine.state is MachineState.GONE:
         return interrupted(ctx, job, "the machine it was to join is gone")
-    await _prepare(ctx, job, machine)
     if machine.state is not MachineState.LAUNCHED:
         return Step(delay=ctx.limits.watch)
+    await _prepare(ctx, job, machine)
     await assign(ctx, machine, job)
     return _started(ctx, job)
 
