@@ -25,10 +25,6 @@ class ModelPrice(Spec):
     input: Price
     output: Price
 
-    def inference_cost(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Micro-dollars for one answer; each of the two kinds of tokens is rounded up once."""
-        return tokens_cost(prompt_tokens, self.input) + tokens_cost(completion_tokens, self.output)
-
     def training_cost(self, trained_tokens: int) -> int:
         """Micro-dollars for a training run."""
         return tokens_cost(trained_tokens, self.train)

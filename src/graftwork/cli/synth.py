@@ -148,7 +148,9 @@ def _settings(model: str, instructions: str | None, judging: Judging, asking: As
         )
     if not 0 < judging.near <= 1:
         raise InvalidRequest(
-            f"--near {judging.near:g} is no overlap.", fix="Give 1, or less but above 0.", code="invalid_value"
+            f"--near {judging.near:g} is no overlap.",
+            fix="Give 1, or less but above 0.",
+            code="invalid_value",
         )
     return Settings(
         model=model,

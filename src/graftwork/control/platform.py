@@ -16,13 +16,14 @@ from typing import Any
 
 from graftwork import __version__
 from graftwork.artifacts import Artifacts
-from graftwork.billing import ModelPrice, current_prices, ensure_prices, publish
+from graftwork.billing import current_prices, ensure_prices, publish
 from graftwork.compute.port import Need, Provider
 from graftwork.compute.registry import create_provider
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.doctor import check_all
 from graftwork.control.install import FIRST_KEY, Secrets, install_id, locked
+from graftwork.control.prices import listed
 from graftwork.control.reconcilers.all import build_reconcilers, running
 from graftwork.control.reconcilers.endpoints import STARTING, EngineFactory, Engines
 from graftwork.control.reconcilers.jobs.admission import cheapest
@@ -181,14 +182,8 @@ class Platform:
         if self.first_start or self._secrets.read(FIRST_KEY) is None:
             made = await self.keys.create(self.project.id, name="first")
             self._secrets.write(FIRST_KEY, made.text)
-        listed = {
-            entry.name: ModelPrice(
-                train=entry.prices.train, input=entry.prices.input, output=entry.prices.output
-            )
-            for entry in self.bases.list()
-        }
         async with self.store.begin() as tx:
-            await ensure_prices(tx, listed)
+            await ensure_prices(tx, {entry.name: listed(entry) for entry in self.bases.list()})
             if self.settings.prices:
                 await publish(tx, {**(await current_prices(tx)).models, **self.settings.prices})
             # Whatever ran before this start is not to be trusted with a request before it was seen.

@@ -142,37 +142,6 @@ def kept_values(shape: Shape, rank: int) -> int:
     return 6 * shape.hidden + 2 * attention + 4 * wide + 7 * rank
 
 
-def token_budget(
-    shape: Shape,
-    adapters: Sequence[LoraSpec],
-    memory: int,
-    *,
-    device: Device = "cpu",
-    quantization: Quantization = "none",
-    recompute: bool = False,
-) -> int:
-    """Most tokens of one engine call (of all runs together) that fit into ``memory`` bytes; 0 if none do.
-
-    All tokens are taken to be labelled, and to be of one row: no mixture of runs holds more.
-    """
-    idle = [Load(lora=lora, tokens=0, labelled=0) for lora in adapters]
-    free = memory - sum(profile(shape, idle, device=device, quantization=quantization).values())
-    if free <= 0 or not adapters:
-        return 0
-
-    def needed(tokens: int) -> int:
-        widest = max(adapters, key=lambda lora: lora.rank)
-        load = Load(lora=widest, tokens=tokens, labelled=tokens, longest=tokens)
-        parts = profile(shape, [load], device=device, quantization=quantization, recompute=recompute)
-        return parts["activations"] + parts["logits"]
-
-    low, high = 0, 1 << 24
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if needed(middle) <= free else (low, middle - 1)
-    return low
-
-
 def _together(loads: Sequence[Load], device: Device) -> tuple[int, bool]:
     """Tokens whose activations are alive at once, and whether all are the native engine's."""
     tokens = sum(load.tokens for load in loads)

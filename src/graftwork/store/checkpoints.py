@@ -18,13 +18,6 @@ class Checkpoints(Repository):
             self._touch()
         return added
 
-    async def set_weights(self, id: str, digest: str) -> bool:
-        """Note the digest of the adapter's files: the checkpoint is callable now. Only once (else False)."""
-        self._touch()
-        return await self._change(
-            checkpoints, checkpoints.c.id == id, checkpoints.c.weights.is_(None), weights=digest
-        )
-
     async def at_step(self, job_id: str, step: int) -> Checkpoint | None:
         """The job's checkpoint at a step."""
         return await self._one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graftwork.core.nouns import Evaluation
-from graftwork.store.session import Items, Repository
+from graftwork.store.session import Repository
 from graftwork.store.tables import evaluations
 
 
@@ -30,12 +30,3 @@ class Evaluations(Repository):
             limit=1,
         )
         return found[0] if found else None
-
-    async def for_weights(self, digest: str) -> Items[Evaluation]:
-        """All evaluations of some weights, newest first."""
-        return await self._all(
-            Evaluation,
-            evaluations,
-            evaluations.c.weights == digest,
-            order=[evaluations.c.created_at.desc(), evaluations.c.id.desc()],
-        )

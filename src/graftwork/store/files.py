@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, or_
 
 from graftwork.core.nouns import StoredFile
 from graftwork.store.pages import Order, Page, page
@@ -28,11 +28,6 @@ class Files(Repository):
         return await self._change(
             files, files.c.project_id == project_id, files.c.id == id, *self._live(), deleted_at=at
         )
-
-    async def referenced(self, sha256: str) -> bool:
-        """Whether any live file has these bytes."""
-        found = select(files.c.id).where(files.c.sha256 == sha256, *self._live()).limit(1)
-        return await self._session.scalar(found) is not None
 
     def _live(self) -> tuple[ColumnElement[bool], ...]:
         unexpired = or_(files.c.expires_at.is_(None), files.c.expires_at > self._session.now_sql())

@@ -36,13 +36,6 @@ class Keys(Repository):
         newer = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < at)
         await self._change(api_keys, api_keys.c.id.in_(sorted(ids)), newer, last_used_at=at)
 
-    async def all_live(self, now: float) -> Items[ApiKey]:
-        """All keys that are neither revoked nor expired."""
-        unexpired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
-        return await self._all(
-            ApiKey, api_keys, api_keys.c.revoked_at.is_(None), unexpired, order=[api_keys.c.id]
-        )
-
     async def list(self, project_id: str) -> Items[ApiKey]:
         """The project's keys, oldest first, revoked ones too."""
         return await self._all(

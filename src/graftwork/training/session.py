@@ -27,7 +27,7 @@ from graftwork.runs.documents import AdapterFiles, Result
 from graftwork.training.attempt import Attempt
 from graftwork.training.batching import Course
 from graftwork.training.checkpoints import Progress, moments, newest, pour, write_state
-from graftwork.training.dataset import Dataset
+from graftwork.training.dataset import Dataset, load_datasets
 from graftwork.training.engine import Adapter, Engine, Rows, Sums, Work
 from graftwork.training.export import write_adapter
 from graftwork.training.machine import memory_mb

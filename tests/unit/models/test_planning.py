@@ -5,7 +5,7 @@ import pytest
 from graftwork.core.specs import Hyperparameters, LoraSpec, TrainingOptions
 from graftwork.models import Catalogue, DataSize, choose, plan
 from graftwork.models.entry import Shape
-from graftwork.models.memory import HELD_LOGITS, Load, profile, token_budget
+from graftwork.models.memory import HELD_LOGITS, Load, profile
 from graftwork.models.planning import Target, fit
 from graftwork.models.steptime import Hardware, split_weights, step_seconds, together, weights_read
 
@@ -204,19 +204,3 @@ def test_faster_cards_are_faster_and_unknown_ones_modest():
     times = [step_seconds(QWEN8B.shape, [load], Hardware(device="gpu", gpu=name)) for name in cards]
     assert times == sorted(times)
     assert step_seconds(QWEN8B.shape, [load], Hardware(device="gpu", gpu="Whatever 9000")) > times[2]
-
-
-def test_the_token_budget_is_the_most_that_fits():
-    adapters = [LoraSpec(rank=8), LoraSpec(rank=32)]
-    memory = 4 * GB
-    budget = token_budget(SMALL.shape, adapters, memory)
-    loads = [Load(lora=lora, tokens=0, labelled=0) for lora in adapters]
-
-    def fits(tokens):
-        load = Load(lora=adapters[1], tokens=tokens, labelled=tokens, longest=tokens)
-        parts = profile(SMALL.shape, [*loads[:1], load])
-        return sum(parts.values()) <= memory
-
-    assert budget > 0 and fits(budget) and not fits(budget + 1)
-    assert token_budget(SMALL.shape, adapters, memory, recompute=True) > budget
-    assert token_budget(SMALL.shape, adapters, 10**9) == 0

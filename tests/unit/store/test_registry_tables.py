@@ -150,6 +150,5 @@ async def test_weights_and_evaluations_are_kept_once(store: Store, world):
         assert not await tx.evaluations.create(evaluations[0])
         assert await tx.evaluations.for_job(job.id) == evaluations[1]
         assert await tx.evaluations.for_job("ftjob-none") is None
-        assert await tx.evaluations.for_weights(weights.digest) == [evaluations[1], evaluations[0]]
         assert await tx.evaluations.get(project.id, "eval_1") == evaluations[0]
         assert await tx.evaluations.get("proj_other", "eval_1") is None

@@ -114,7 +114,7 @@ async def test_the_generation_rises_with_what_the_gateway_sees_and_only_then(sto
     assert await rises(lambda tx: tx.keys.revoke(project.id, "key_1", 2.0))
     assert await rises(lambda tx: tx.projects.set_budget(project.id, 5))
     assert not await rises(lambda tx: tx.checkpoints.add(point))
-    assert await rises(lambda tx: tx.checkpoints.set_weights("ftckpt_1", weights))
+    assert await rises(lambda tx: tx.checkpoints.add(replace(point, id="ftckpt_2", step=2, weights=weights)))
     assert not await rises(lambda tx: apply_to_job(tx, progress=3))
     assert await rises(lambda tx: apply_to_job(tx, fine_tuned_model="ft:x"))
     assert await rises(

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass
 
 from graftwork.artifacts import Artifacts
-from graftwork.billing import current_prices
 from graftwork.control.bases import Bases
+from graftwork.control.prices import training_price
 from graftwork.control.services.files import no_file
 from graftwork.control.services.models import find_start
 from graftwork.core.errors import InvalidRequest, NotFound
-from graftwork.core.money import dollars, tokens_cost
+from graftwork.core.money import dollars
 from graftwork.core.nouns import Json
 from graftwork.core.specs import Hyperparameters, Method, TrainingOptions
 from graftwork.data import Report, check_pair, validate
@@ -121,10 +121,7 @@ class DatasetsService:
         schedule = choose(Hyperparameters(), options, entry, size, method)
         found = plan(entry, schedule, options.lora, size, method=method)
         async with self._store.read() as tx:
-            book = await current_prices(tx)
-        listed = entry.prices.train
-        per_million = book.models[entry.name].train if entry.name in book.models else listed
-        price = tokens_cost(found.trained_tokens, per_million)
+            price = await training_price(tx, entry, found.trained_tokens)
         return {**found.to_json(), "price_micro": price, "price": dollars(price)}
 
     async def _load(self, project_id: str, data: Upload | str) -> Upload:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graftwork.billing import ModelPrice, current_prices, ensure_prices
+from graftwork.billing import current_prices, ensure_prices
 from graftwork.control.bases import Bases
 from graftwork.control.bell import Bell
 from graftwork.control.names import fine_tuned_model
+from graftwork.control.prices import listed
 from graftwork.control.reconcilers.endpoints import READY
 from graftwork.control.services.adapters import drop_version
 from graftwork.control.services.job_views import organization_of
@@ -98,10 +99,8 @@ class ModelsService:
         async with self._store.read() as tx:
             known = entry.name in (await current_prices(tx)).models
         if not known:
-            prices = entry.prices
-            listed = ModelPrice(train=prices.train, input=prices.input, output=prices.output)
             async with self._store.begin() as tx:
-                await ensure_prices(tx, {entry.name: listed})
+                await ensure_prices(tx, {entry.name: listed(entry)})
         return True
 
     async def _base(self, tx: Tx, name: str) -> ModelView:

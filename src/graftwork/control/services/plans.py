@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from graftwork.artifacts import Artifacts
-from graftwork.billing import current_prices
 from graftwork.control.bases import Bases
+from graftwork.control.prices import training_price
 from graftwork.control.services.files import no_file
 from graftwork.control.services.jobs import JobsService
 from graftwork.control.services.methods import quantization_of, trainer_of
 from graftwork.control.services.requests import JobRequest, check_request
 from graftwork.core.errors import InvalidData
-from graftwork.core.money import dollars, tokens_cost
+from graftwork.core.money import dollars
 from graftwork.core.nouns import Json
 from graftwork.core.specs import Method
 from graftwork.data import Renderer, Report, Row, check_pair, measure, split, validate
-from graftwork.models import CatalogueEntry, DataSize, Target, choose, fit
+from graftwork.models import DataSize, Target, choose, fit
 from graftwork.store import Store
 
 Machines = Callable[[], Awaitable[Sequence[Target]]]
@@ -84,7 +84,8 @@ class PlansService:
             trainer=trainer_of(options),
             quantization=quantization_of(options),
         )
-        price = await self._price(entry, found.plan.trained_tokens)
+        async with self._store.read() as tx:
+            price = await training_price(tx, entry, found.plan.trained_tokens)
         cost = found.plan.machine_cost
         return {
             **found.plan.to_json(),
@@ -123,13 +124,6 @@ class PlansService:
         _usable(report)
         return report
 
-    async def _price(self, entry: CatalogueEntry, tokens: int) -> int:
-        async with self._store.read() as tx:
-            book = await current_prices(tx)
-        listed = entry.prices.train
-        each = book.models[entry.name].train if entry.name in book.models else listed
-        return tokens_cost(tokens, each)
-
 
 def size_of(
     train: Sequence[Row], valid: Sequence[Row], renderer: Renderer, length: int, method: Method
@@ -141,6 +135,7 @@ def size_of(
         rows=counted.rows,
         tokens=counted.tokens,
         labelled=counted.labelled,
+        # Held-out rows may be longer than any row trained on: they are measured whole all the same.
         longest=max(counted.longest, looked_at.longest),
         valid_rows=looked_at.rows,
         valid_tokens=looked_at.tokens,

@@ -50,9 +50,7 @@ async def _its_turn(ctx: Context, job: Job, found: Seat | None, free: Sequence[O
     for other in queue:
         if other.id == job.id or await _rival(ctx, other, found, free, later):
             quote = plan_of(other).quote
-            line.append(
-                Waiting(other.id, other.project_id, quote.tokens if quote else 0, other.created_at)
-            )
+            line.append(Waiting(other.id, other.project_id, quote.tokens if quote else 0, other.created_at))
     order = turns(line, given)
     return not order or order[0].key == job.id or all(one.key != job.id for one in order)
 

@@ -6,20 +6,22 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graftwork.billing import ModelPrice, Quote, ensure_prices, quote
+from graftwork.billing import Quote, ensure_prices, quote
 from graftwork.compute.port import Need, Offer
 from graftwork.control.plan import Part, options_of, plan_of
+from graftwork.control.prices import listed
 from graftwork.control.reconcilers.jobs.admission import cheapest
 from graftwork.control.reconcilers.jobs.context import Context
 from graftwork.control.reconcilers.jobs.endings import failed
 from graftwork.control.reconcilers.jobs.step import Note, Step
 from graftwork.control.services.methods import PREFERENCES, quantization_of, trainer_of
+from graftwork.control.services.plans import size_of
 from graftwork.core.errors import BudgetExceeded, InvalidRequest, PlatformError
 from graftwork.core.money import dollars
 from graftwork.core.nouns import Job
 from graftwork.core.specs import DataRef, Hyperparameters, RunSpec, StartRef
 from graftwork.core.states import Phase
-from graftwork.data import Renderer, Row, canonical, measure, read_canonical, split
+from graftwork.data import Renderer, Row, canonical, read_canonical, split
 from graftwork.models import CatalogueEntry, DataSize, Plan, Target, base_ref, choose, fit
 from graftwork.models.trainers import check
 from graftwork.runs import layout
@@ -153,18 +155,7 @@ async def _parts(ctx: Context, job: Job, renderer: Renderer, max_length: int) ->
     if held_out:
         train_part, valid_part = await _stored(ctx, train), await _stored(ctx, valid)
     method = options_of(job).method or "sft"
-    counted = await asyncio.to_thread(measure, train, renderer, max_length, method=method)
-    looked_at = await asyncio.to_thread(measure, valid, renderer, max_length, method=method)
-    size = DataSize(
-        rows=counted.rows,
-        tokens=counted.tokens,
-        labelled=counted.labelled,
-        # Held-out rows may be longer than any row trained on: they are measured whole all the same.
-        longest=max(counted.longest, looked_at.longest),
-        valid_rows=looked_at.rows,
-        valid_tokens=looked_at.tokens,
-        valid_longest=looked_at.longest,
-    )
+    size = await asyncio.to_thread(size_of, train, valid, renderer, max_length, method)
     return _Parts(train_part, valid_part, held_out, size)
 
 
@@ -188,9 +179,8 @@ async def _stored(ctx: Context, rows: list[Row]) -> Part:
 
 async def _quote(ctx: Context, entry: CatalogueEntry, tokens: int, max_cost: str | None) -> Quote:
     """At today's prices; a base model that has none yet gets its list prices."""
-    listed = ModelPrice(train=entry.prices.train, input=entry.prices.input, output=entry.prices.output)
     async with ctx.store.begin() as tx:
-        book = await ensure_prices(tx, {entry.name: listed})
+        book = await ensure_prices(tx, {entry.name: listed(entry)})
     return quote(book, entry.name, tokens, max_cost=max_cost)
 
 
