@@ -1,8 +1,7 @@
 /* Causal attention of packed rows, fp32: each row of tokens to itself, forward and backward, with grouped
    queries and sliding windows. attention.py says what is computed and does the same with torch.
 
-   All six products are one routine: C[r][c] (+)= sum over k of A(r, k) B[k][c], A read number by number
-   through two strides, B and C by vectors. Keys and values are turned round once for all queries of a group;
+   All six products are one routine (product.h). Keys and values are turned round once for all queries of a group;
    scores exist for BLOCK queries at a time (Dao 2023, arXiv:2307.08691, without its outer tiling: the keys of
    one row and one head fit the second cache). */
 #include <math.h>
@@ -10,72 +9,9 @@
 #include <string.h>
 
 #include "exponential.h"
+#include "product.h"
 
-#ifdef __AVX512F__
-#define WIDTH 16
-#define MOST 6
-#else
-#define WIDTH 8
-#define MOST 3
-#endif
 #define BLOCK 32
-typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE void tile(int rows, int vecs, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_row, float *c,
-                 int64_t c_row, int64_t depth, int add) {
-    vec sum[MOST][4];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++) sum[r][v] = add ? *(const vec *)(c + r * c_row + v * WIDTH) : (vec){0};
-    for (int64_t k = 0; k < depth; k++, a += a_k, b += b_row) {
-        vec right[4];
-        for (int v = 0; v < vecs; v++) right[v] = *(const vec *)(b + v * WIDTH);
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vecs; v++) sum[r][v] += a[r * a_row] * right[v];
-    }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++) *(vec *)(c + r * c_row + v * WIDTH) = sum[r][v];
-}
-
-#define ARGUMENTS a, a_row, a_k, b, b_row, c, c_row, depth, add
-INLINE void rows_of(int rows, int vecs, const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_row, float *c,
-                    int64_t c_row, int64_t depth, int add) {
-    switch (rows) {
-    case 1: tile(1, vecs, ARGUMENTS); break;
-    case 2: tile(2, vecs, ARGUMENTS); break;
-#if MOST > 3
-    case 4: tile(4, vecs, ARGUMENTS); break;
-    case 5: tile(5, vecs, ARGUMENTS); break;
-    case 6: tile(6, vecs, ARGUMENTS); break;
-#endif
-    default: tile(3, vecs, ARGUMENTS);
-    }
-}
-
-/* C [rows, columns] (+)= A B; columns are a multiple of WIDTH. */
-static void product(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_row, float *c, int64_t c_row, int64_t rows,
-                    int64_t depth, int64_t columns, int add) {
-    for (; columns > 0; columns -= 4 * WIDTH, b += 4 * WIDTH, c += 4 * WIDTH) {
-        const float *a_at = a;
-        float *c_at = c;
-        for (int64_t left = rows; left > 0; left -= MOST, a_at += MOST * a_row, c_at += MOST * c_row) {
-            int now = left < MOST ? (int)left : MOST;
-#define TIMES(vecs) rows_of(now, vecs, a_at, a_row, a_k, b, b_row, c_at, c_row, depth, add)
-            if (columns >= 4 * WIDTH) TIMES(4);
-            else if (columns == 3 * WIDTH) TIMES(3);
-            else if (columns == 2 * WIDTH) TIMES(2);
-            else TIMES(1);
-        }
-    }
-}
-
-/* [length, size] to [size, wide], zeros beyond the length. */
-static void turn_round(const float *x, int64_t stride, float *out, int64_t length, int64_t wide, int64_t size) {
-    for (int64_t d = 0; d < size; d++) {
-        for (int64_t t = 0; t < length; t++) out[d * wide + t] = x[t * stride + d];
-        for (int64_t t = length; t < wide; t++) out[d * wide + t] = 0.0f;
-    }
-}
 
 typedef struct {
     int64_t from, to, wide; /* keys that a block of queries sees: [from, to), and how many vectors hold */

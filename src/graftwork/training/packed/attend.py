@@ -6,20 +6,15 @@ time (``python -m bench training``). A row's numbers depend on that row alone, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
-from graftwork.training.packed.kernels import MOST_THREADS, Kernels, kernels
+from graftwork.training.packed.kernels import Kernels, kernels, spread
 from graftwork.training.packed.where import Where
 
 VECTOR, BLOCK = 16, 32
 """Floats of the widest vector, and queries at a time, in ``attend.c``."""
-WORTH = 1 << 22
-"""Multiplications that are worth another thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +66,13 @@ class Attend:
     def _each(self, name: str, copies: int, *tensors: torch.Tensor) -> None:
         """All rows and heads, shared among as many threads as torch has."""
         (_, heads, size), kv_heads = self.query.shape, self.key.shape[1]
-        pairs = len(self.where.lengths) * kv_heads
-        work = len(self.query) * heads * size * self.where.longest
-        threads = max(1, min(torch.get_num_threads(), pairs, work // WORTH))
         strides = [side for x in (self.query, self.key, self.value) for side in x.stride()[:2]]
         floats = copies * (size + BLOCK) * (self.where.longest + VECTOR)
-        scratch = self.query.new_empty(threads, floats)
 
-        def part(number: int) -> Callable[[], None]:
-            ends = (pairs * number // threads, pairs * (number + 1) // threads)
-            sizes = (*ends, heads, kv_heads, size, *strides, self.window)
-            rows = (self.where.starts, self.where.lengths, scratch[number])
-            return lambda: self.run(name, *tensors, *rows, *sizes, self.scale)
+        def part(first: int, last: int) -> None:
+            rows = (self.where.starts, self.where.lengths, self.query.new_empty(floats))
+            sizes = (first, last, heads, kv_heads, size, *strides, self.window)
+            self.run(name, *tensors, *rows, *sizes, self.scale)
 
-        others = [_pool().submit(part(number)) for number in range(1, threads)]
-        part(0)()
-        for other in others:
-            other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    """Threads of this process; the kernels let go of Python's lock."""
-    return ThreadPoolExecutor(MOST_THREADS - 1, "graftwork-attend")
+        work = len(self.query) * heads * size * self.where.longest
+        spread(len(self.where.lengths) * kv_heads, work, part)

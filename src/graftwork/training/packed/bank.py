@@ -64,6 +64,8 @@ class Pair:
     fan_in: int
     members: tuple[tuple[slice, int, slice], ...]
     """For each adapted module: its B in the row, its outputs, and its columns of the group's output."""
+    table: torch.Tensor
+    """int64, the same as ``lowrank.c`` reads it: where B begins, outputs, and the first column."""
 
 
 class Plan:
@@ -118,7 +120,8 @@ class Plan:
             end = at + site.fan_out * self.rank
             members.append((slice(at, end), site.fan_out, columns))
             at = end
-        self.pairs[group.key] = Pair(shared, fan_in, tuple(members))
+        table = torch.tensor([(where.start, out, columns.start) for where, out, columns in members])
+        self.pairs[group.key] = Pair(shared, fan_in, tuple(members), table)
         return at
 
 
@@ -159,7 +162,8 @@ class Bank:
             )
 
         columns = tuple(columns for _, _, columns in pair.members)
-        return Matrices(*blocks(self.weights), *blocks(self.grads), columns)
+        whole = (self.weights[slots], self.grads[slots])
+        return Matrices(*blocks(self.weights), *blocks(self.grads), columns, pair, *whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,10 @@ class Matrices:
     db: tuple[torch.Tensor, ...]
     columns: tuple[slice, ...]
     """For each member: its columns in the group's output."""
+    pair: Pair
+    weights: torch.Tensor
+    """The rows whole: [rows, size]."""
+    grads: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

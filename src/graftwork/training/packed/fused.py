@@ -17,6 +17,7 @@ from torch.autograd import Function
 
 from graftwork.training.nf4 import Nf4, read
 from graftwork.training.packed.attention import core, core_back
+from graftwork.training.packed.cohort import Cohort
 from graftwork.training.packed.elementwise import (
     gate,
     gate_back_,
@@ -26,7 +27,7 @@ from graftwork.training.packed.elementwise import (
     turn,
     turn_back_,
 )
-from graftwork.training.packed.lowrank import Cohort, backward_, forward_
+from graftwork.training.packed.lowrank import backward_, forward_
 from graftwork.training.packed.matmul import times
 from graftwork.training.packed.now import Pass
 

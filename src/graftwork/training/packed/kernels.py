@@ -1,8 +1,8 @@
-"""``kernels.c`` and ``attend.c``, compiled once for this processor by a C compiler, if the machine has one.
+"""Kernels in C, compiled once for this processor by a C compiler, if the machine has one.
 
-That takes about a second, against a minute for ``torch.compile``, so that short runs gain too; the library is
-kept in the cache folder. ``GRAFTWORK_KERNELS=off`` does without. The element-wise kernels use one thread,
-attention those of torch: with many of them, all is left to torch.
+That takes a second or two, against a minute for ``torch.compile``, so that short runs gain too; the library
+is kept in the cache folder. ``GRAFTWORK_KERNELS=off`` does without. The element-wise kernels use one thread,
+attention and low-rank products those of torch: with many of them, all is left to torch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "attend.c", "exponential.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(name)
+    for name in ("kernels.c", "attend.c", "lowrank.c", "product.h", "exponential.h")
+)
 SETTING = "GRAFTWORK_KERNELS"
 FLAGS = (
     *("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno"),
@@ -27,6 +33,8 @@ FLAGS = (
 )
 """Sums may be vectorised; NaN and infinity keep their meaning."""
 MOST_THREADS = 4
+WORTH = 1 << 22
+"""Multiplications that are worth another thread."""
 Value = torch.Tensor | int | float | None
 
 
@@ -41,6 +49,8 @@ ARGUMENTS = {
     "squares": "ppi",
     "attend": "pppppppp" + "i" * 12 + "f",
     "attend_back": "pppppppppppp" + "i" * 12 + "f",
+    "share": "pppppppp" + "i" * 9,
+    "share_back": "pppppppppp" + "i" * 10,
 }
 """Of each kernel: pointers, int64s, floats."""
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
@@ -58,6 +68,26 @@ class Kernels:
     def __call__(self, name: str, *values: Value) -> None:
         """Run kernel ``name``."""
         self._calls[name](*[v.data_ptr() if isinstance(v, torch.Tensor) else v for v in values])
+
+
+def spread(pieces: int, work: int, part: Callable[[int, int], None]) -> None:
+    """Call ``part`` for pieces from the first to the last, shared among as many threads as torch has.
+
+    Args:
+        work: multiplications of all pieces together.
+    """
+    threads = max(1, min(torch.get_num_threads(), pieces, work // WORTH))
+    edges = [pieces * number // threads for number in range(threads + 1)]
+    others = [_pool().submit(part, *ends) for ends in pairwise(edges[1:])]
+    part(*edges[:2])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads of this process; the kernels let go of Python's lock."""
+    return ThreadPoolExecutor(MOST_THREADS - 1, "graftwork-kernels")
 
 
 def kernels(x: torch.Tensor) -> Kernels | None:

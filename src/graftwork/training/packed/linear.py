@@ -9,7 +9,8 @@ from torch import nn
 from torch.autograd import Function
 
 from graftwork.training.nf4 import Nf4Linear
-from graftwork.training.packed.lowrank import Cohort, backward_, forward_
+from graftwork.training.packed.cohort import Cohort
+from graftwork.training.packed.lowrank import backward_, forward_
 from graftwork.training.packed.matmul import times
 from graftwork.training.packed.now import Now
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from graftwork.training.packed.cohort import Cohort, cohorts
 from graftwork.training.packed.layout import Layout, labelled_spans
-from graftwork.training.packed.lowrank import Cohort, cohorts
 from graftwork.training.packed.where import NOWHERE, Where
 
 
