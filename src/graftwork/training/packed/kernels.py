@@ -49,8 +49,9 @@ ARGUMENTS = {
     "squares": "ppi",
     "attend": "pppppppp" + "i" * 12 + "f",
     "attend_back": "pppppppppppp" + "i" * 12 + "f",
-    "share": "pppppppp" + "i" * 9,
-    "share_back": "pppppppppp" + "i" * 10,
+    "share": "pppppppp" + "i" * 10,
+    "share_back": "pppppppppp" + "i" * 11,
+    "share_back_a": "pppppp" + "i" * 9,
 }
 """Of each kernel: pointers, int64s, floats."""
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}

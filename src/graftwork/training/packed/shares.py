@@ -18,11 +18,9 @@ EVEN = 8
 
 
 def kernel(cohort: Cohort, own: Matrices, *tensors: torch.Tensor) -> Kernels | None:
-    """None where there is none: another precision or device, odd sizes, one adapter for many threads."""
+    """None where there is none for it: another precision or device, odd sizes."""
     run, rank = kernels(tensors[0]), cohort.bank.plan.rank
     if run is None or any(x.dtype is not torch.float32 or x.stride(-1) != 1 for x in tensors):
-        return None
-    if len(own.weights) == 1 and torch.get_num_threads() > 1:
         return None
     sizes = (rank, own.pair.fan_in, *(out for _, out, _ in own.pair.members))
     return None if any(size % EVEN for size in sizes) else run
@@ -30,15 +28,14 @@ def kernel(cohort: Cohort, own: Matrices, *tensors: torch.Tensor) -> Kernels | N
 
 def share(run: Kernels, cohort: Cohort, own: Matrices, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """scale · x Aᵀ [tokens, rank × members]; adds its product with Bᵀ to ``y [tokens, out]``."""
-    wide, fan_in, outs = _sizes(cohort, own)
-    u = x.new_empty(len(x), wide)
+    table = _Table(cohort, own)
+    u = x.new_empty(len(x), table.wide)
 
     def part(first: int, last: int) -> None:
-        scratch = x.new_empty(max(wide * fan_in, cohort.bank.plan.rank * max(outs)))
-        table = _table(cohort, own, first, last)
-        run("share", x, own.weights, u, y, scratch, *table, x.stride(0), y.stride(0))
+        scratch = x.new_empty(table.scratch)
+        run("share", x, own.weights, u, y, scratch, *table.of(first, last), x.stride(0), y.stride(0))
 
-    spread(len(own.weights), len(x) * (wide * fan_in + cohort.bank.plan.rank * sum(outs)), part)
+    spread(table.pieces, len(x) * (table.into_a + table.into_b), part)
     return u
 
 
@@ -52,23 +49,36 @@ def share_back(
     dx: torch.Tensor | None,
 ) -> None:
     """Add the gradients of A and B to theirs, and that of x to ``dx`` [tokens, in], if wanted."""
-    wide, fan_in, outs = _sizes(cohort, own)
-    du = torch.empty_like(u)
+    table, du = _Table(cohort, own), torch.empty_like(u)
 
     def part(first: int, last: int) -> None:
-        table = _table(cohort, own, first, last)
         strides = (slope.stride(0), x.stride(0), 0 if dx is None else dx.stride(0))
-        run("share_back", slope, x, u, own.weights, own.grads, du, dx, *table, *strides)
+        run("share_back", slope, x, u, own.weights, own.grads, du, dx, *table.of(first, last), *strides)
 
-    spread(len(own.weights), 2 * len(x) * (wide * fan_in + cohort.bank.plan.rank * sum(outs)), part)
+    def part_a(first: int, last: int) -> None:
+        run("share_back_a", x, du, own.grads, *table.of(first, last), x.stride(0))
+
+    spread(table.pieces, 2 * len(x) * (table.into_a + table.into_b), part)
+    if table.cuts > 1:
+        spread(table.pieces, len(x) * table.into_a, part_a)
 
 
-def _sizes(cohort: Cohort, own: Matrices) -> tuple[int, int, list[int]]:
-    outs = [out for _, out, _ in own.pair.members]
-    return cohort.bank.plan.rank * len(outs), own.pair.fan_in, outs
+class _Table:
+    """``lowrank.c``'s arguments of that name, for all pieces of the work."""
 
+    def __init__(self, cohort: Cohort, own: Matrices) -> None:
+        pair, rank = own.pair, cohort.bank.plan.rank
+        outs = [out for _, out, _ in pair.members]
+        self.wide = rank * len(outs)
+        self.into_a, self.into_b = self.wide * pair.fan_in, rank * sum(outs)
+        """Multiplications of a token."""
+        self.scratch = max(self.into_a, rank * max(outs))
+        # One piece an adapter, unless threads are more. Asked here: another thread gets another answer.
+        self.cuts = -(-torch.get_num_threads() // len(own.weights))
+        self.pieces = len(own.weights) * self.cuts
+        self._where = (cohort.scales, cohort.edges, pair.table)
+        self._sizes = (self.cuts, own.weights.stride(0), pair.a.start, pair.fan_in, rank, len(outs))
 
-def _table(cohort: Cohort, own: Matrices, first: int, last: int) -> tuple[torch.Tensor | int, ...]:
-    pair, rank = own.pair, cohort.bank.plan.rank
-    ends = (first, last, own.weights.stride(0), pair.a.start, pair.fan_in, rank, len(pair.members))
-    return cohort.scales, cohort.edges, pair.table, *ends
+    def of(self, first: int, last: int) -> tuple[torch.Tensor | int, ...]:
+        """For pieces from the first to the last."""
+        return *self._where, first, last, *self._sizes
