@@ -1,22 +1,53 @@
 """The element-wise parts of a Llama-shaped layer, forward and backward, as few passes over memory.
 
 All take packed tokens [T, …] and compute in the precision of their input, norms in fp32 where it is lower.
-Each is one call of a compiled kernel where there is one (``kernels.py``), else a few of torch.
+Each is one call of a kernel where there is one (``kernels.py``; on CUDA ``triton_kernels.py``), else a few of
+torch.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch.nn import functional
 
-from graftwork.training.packed.kernels import kernels
+from graftwork.training.packed.kernels import SETTING, kernels
+
+log = logging.getLogger("graftwork.training")
+
+PRECISIONS = {torch.float32, torch.bfloat16, torch.float16}
+"""That Triton's kernels take."""
+
+
+def kernel(x: torch.Tensor) -> Callable[..., None] | None:
+    """What runs a kernel by name on ``x``: compiled C on a CPU, Triton on CUDA; None: torch does the work."""
+    return _triton(x.device, x.dtype) if x.device.type == "cuda" else kernels(x)
+
+
+@cache
+def _triton(device: torch.device, kind: torch.dtype) -> Callable[..., None] | None:
+    """Triton's kernels, if it is here and can compile them for this device."""
+    if kind not in PRECISIONS or os.environ.get(SETTING) == "off":
+        return None
+    try:
+        from graftwork.training.packed.triton_kernels import run, trial
+
+        trial(device, kind)
+    except Exception as error:  # compilers raise what they like
+        log.warning("without Triton kernels: %s: %s", type(error).__name__, error)
+        return None
+    return run
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) of [T, width], and 1 / root mean square [T, 1]."""
-    run = kernels(x)
+    run = kernel(x)
     if run is not None and x.is_contiguous():
-        out, scale = torch.empty_like(x), x.new_empty(x.shape[0], 1)
+        out, scale = torch.empty_like(x), x.new_empty(x.shape[0], 1, dtype=torch.float32)
         run("norm", x, weight, out, scale, *x.shape, eps)
         return out, scale
     scale = inverse_norm(x, eps)
@@ -34,7 +65,7 @@ def norm_back(
     slope: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
     """Gradient of ``norm`` toward x."""
-    run = kernels(x)
+    run = kernel(x)
     if run is not None and x.is_contiguous() and slope.is_contiguous():
         out = torch.empty_like(x)
         run("norm_back", slope, x, weight, scale, out, *x.shape)
@@ -61,9 +92,9 @@ def turn(
         cos: [T, d], both halves alike, as transformers makes them; so ``sin``.
     """
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    run = kernels(x)
+    run = kernel(x)
     if run is not None:
-        scale = None if weight is None else x.new_empty(*x.shape[:2], 1)
+        scale = None if weight is None else x.new_empty(*x.shape[:2], 1, dtype=torch.float32)
         run("turn", x, x.stride(0), cos, sin, weight, out, scale, *x.shape, eps)
         return out, scale
     c1, c2, s1, s2 = _tables(cos, sin, weight)
@@ -87,7 +118,7 @@ def turn_back_(
     scale: torch.Tensor | None,
 ) -> None:
     """Gradient of ``turn`` toward x, into ``out`` (heads side by side, tokens may lie apart)."""
-    run = kernels(x)
+    run = kernel(x)
     if run is not None and slope.is_contiguous():
         run("turn_back", slope, x, x.stride(0), cos, sin, weight, scale, out, out.stride(0), *x.shape)
         return
@@ -114,7 +145,7 @@ def _tables(cos: torch.Tensor, sin: torch.Tensor, weight: torch.Tensor | None) -
 def gate(both: torch.Tensor) -> torch.Tensor:
     """SwiGLU (Shazeer 2020, arXiv:2002.05202): silu of the left half of [T, 2 I] times the right: [T, I]."""
     half = both.shape[-1] // 2
-    run = kernels(both)
+    run = kernel(both)
     if run is not None:
         out = both.new_empty(both.shape[0], half)
         run("gate", both, out, both.shape[0], half)
@@ -125,7 +156,7 @@ def gate(both: torch.Tensor) -> torch.Tensor:
 def gate_back_(slope: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
     """Gradient of ``gate`` toward ``both``, which it replaces in place."""
     half = both.shape[-1] // 2
-    run = kernels(both)
+    run = kernel(both)
     if run is not None and slope.is_contiguous():
         run("gate_back", slope, both, both.shape[0], half)
         return both

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from graftwork.training.packed.kernels import kernels
+from graftwork.training.packed.elementwise import kernel
 from graftwork.training.packed.matmul import times
 
 CHUNK_ELEMENTS = 1 << 22
@@ -62,9 +62,9 @@ def _chunk(
     logits: torch.Tensor, targets: torch.Tensor, slopes: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Losses and hits [n], and the gradient of the ``logits`` [n, vocabulary], which are used up."""
-    run = kernels(logits)
+    run = kernel(logits)
     if run is not None:
-        losses, hits = logits.new_empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
+        losses, hits = logits.new_empty(len(targets)), targets.new_empty(len(targets), dtype=torch.bool)
         run("answer", logits, targets, slopes, losses, hits, *logits.shape)
         return losses, hits, logits
     best, chosen = logits.amax(-1), logits.gather(1, targets[:, None])[:, 0]

@@ -1,8 +1,12 @@
 """The element-wise parts: values and gradients of plain autograd in double precision, NaN kept in its row."""
 
+import sys
+
+import pytest
 import torch
 from torch.nn import functional
 
+from graftwork.training.packed import elementwise
 from graftwork.training.packed.elementwise import gate, gate_back_, norm, norm_back
 
 
@@ -28,3 +32,11 @@ def test_gate_and_its_gradient_at_small_and_large_values():
     wanted.backward(slope.double())
     assert torch.allclose(gate(both).double(), wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
     assert torch.allclose(gate_back_(slope, both).double(), exact.grad, rtol=1e-5, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_without_triton_cuda_is_left_to_torch(monkeypatch, caplog, kind):
+    for name in ("triton", "graftwork.training.packed.triton_kernels"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert elementwise._triton.__wrapped__(torch.device("cuda"), kind) is None
+    assert ("without Triton kernels" in caplog.text) == (kind is torch.bfloat16)
