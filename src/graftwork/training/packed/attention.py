@@ -1,22 +1,31 @@
 """Causal attention of each row to itself, over rows that lie end to end.
 
-Rows of like length are laid side by side, the shorter ones padded on the right with copies of their own last
-token: nothing that a row reads is another row's, so a NaN stays where it is. Attention is causal, so what
-stands on the right is never seen by a token that counts. Sliding windows and grouped queries are honoured.
+On the CPU by ``attend.py`` and in half precision on CUDA by ``flash.py``, which go along rows as they lie.
+Elsewhere those of like length are laid side by side, the shorter ones padded on the right with copies of
+their own last token: nothing that a row reads is another row's, so a NaN stays where it is. Attention is
+causal, so what stands on the right is never seen by a token that counts. Sliding windows and grouped queries
+are honoured.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch.autograd import Function
 from torch.nn import functional
 
+from graftwork.training.packed import flash
 from graftwork.training.packed.attend import Attend
 from graftwork.training.packed.where import Bucket, Where
+
+log = logging.getLogger("graftwork.training")
+
+AGREE = 0.02
+"""Of two kernels in half precision, relative to the greatest number."""
 
 
 def core(
@@ -35,6 +44,20 @@ def core(
     own = Attend.of(query, key, value, where, scale, window)
     if own is not None:
         return own.forward()
+    if flash.takes(query, value) and _flash_works(query.device, query.dtype):
+        return flash.forward(query, key, value, where, scale, window)
+    return lay(query, key, value, where, scale, window)
+
+
+def lay(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    where: Where,
+    scale: float | None,
+    window: int | None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """``core`` over rows side by side."""
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     kept: list[torch.Tensor] = []
     for bucket in where.buckets:
@@ -67,6 +90,21 @@ def core_back(
     own = Attend.of(query, key, value, where, scale, window)
     if own is not None:
         return own.backward(slope, out, kept[0])
+    if flash.takes(query, value) and _flash_works(query.device, query.dtype):
+        return flash.backward(slope, kept)
+    return lay_back(slope, made, kept, where, scale, window)
+
+
+def lay_back(
+    slope: torch.Tensor,
+    made: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    kept: Sequence[torch.Tensor],
+    where: Where,
+    scale: float | None,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``core_back`` over rows side by side."""
+    query, key, value, out = made
     gradients = (torch.empty_like(query), torch.empty_like(key), value.new_empty(value.shape))
     count = len(kept) // max(1, len(where.buckets))
     for number, bucket in enumerate(where.buckets):
@@ -88,6 +126,29 @@ def core_back(
             else:
                 into.index_copy_(0, bucket.tokens, flat.index_select(0, bucket.inside))
     return gradients
+
+
+@cache
+def _flash_works(device: torch.device, kind: torch.dtype) -> bool:
+    """Whether the variable-length kernel is here and right: tried once, with a window and grouped queries."""
+    lengths, starts, heads = (5, 33, 1), (0, 5, 38), ((4, 64), (2, 64), (2, 64))
+    numbers = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(39, *shape, generator=numbers).to(device, kind) for shape in heads)
+    slope, where = torch.randn(39, 4, 64, generator=numbers).to(device, kind), Where(lengths, starts, device)
+    try:
+        for window in (None, 7):
+            wanted, kept = lay(q, k, v, where, None, window)
+            slopes = lay_back(slope, (q, k, v, wanted), kept, where, None, window)
+            found, graph = flash.forward(q, k, v, where, None, window)
+            for one, other in zip((found, *flash.backward(slope, graph)), (wanted, *slopes), strict=True):
+                off = float((one.float() - other.float()).abs().max())
+                if not off <= AGREE * float(other.float().abs().max()):
+                    log.warning("without FlashAttention: it is off by %.3g", off)
+                    return False
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        log.warning("without FlashAttention: %s", error)
+        return False
+    return True
 
 
 def _forward(

@@ -34,7 +34,7 @@ def forward_(
         if keep is not None:
             mine = mine * keep.to(mine.dtype)
         run = kernel(cohort, own, mine, into)
-        kept.append(share(run, cohort, own, mine, into) if run else _share(cohort, own, mine, into))
+        kept.append(share(run, cohort, own, mine, into) if run else multiply(cohort, own, mine, into))
     return kept
 
 
@@ -65,13 +65,13 @@ def backward_(
         if run:
             share_back(run, cohort, own, slope, mine, u, into)
         else:
-            _share_back(cohort, own, slope, mine, u, into)
+            multiply_back(cohort, own, slope, mine, u, into)
         if keep is not None and dx is not None and into is not None:
             dx[cohort.tokens] += into * keep
 
 
-def _share(cohort: Cohort, own: Matrices, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """``shares.share`` with PyTorch."""
+def multiply(cohort: Cohort, own: Matrices, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """``shares.share`` with PyTorch: of any size, precision and device."""
     rank = cohort.bank.plan.rank
     u = grouped(x, own.a.to(x.dtype).transpose(1, 2), cohort.ends)
     u *= cohort.scale
@@ -80,7 +80,7 @@ def _share(cohort: Cohort, own: Matrices, x: torch.Tensor, y: torch.Tensor) -> t
     return u
 
 
-def _share_back(
+def multiply_back(
     cohort: Cohort,
     own: Matrices,
     slope: torch.Tensor,

@@ -1,8 +1,8 @@
 """Low-rank products of a cohort by ``lowrank.c``: no table but the one they need, and no copies.
 
 A step of many short rows is many small products. PyTorch's batched ones, with a table in between for every
-sum, took two to three times as long on a processor with AVX-512. An adapter's numbers depend on its own
-tokens alone, whatever its neighbours and the threads.
+sum, take longer (``python -m bench.kernels``). An adapter's numbers depend on its own tokens alone, whatever
+its neighbours and the threads.
 """
 
 from __future__ import annotations

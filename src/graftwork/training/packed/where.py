@@ -52,6 +52,13 @@ class Where:
         self.longest = max(lengths, default=0)
 
     @cached_property
+    def edges(self) -> torch.Tensor:
+        """int32 [rows + 1]: where rows begin, and where the last one ends."""
+        lengths, starts = self._rows
+        ends = [*starts, starts[-1] + lengths[-1] if starts else 0]
+        return torch.tensor(ends, dtype=torch.int32).to(self._device, non_blocking=True)
+
+    @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """The rows in batches of like length, for those who cannot go along rows as they lie."""
         return buckets(*self._rows, self._device)
