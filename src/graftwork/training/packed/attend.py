@@ -1,7 +1,7 @@
 """Attention of packed rows by ``attend.c``: no gathering, no padding, half the work of a square of scores.
 
-PyTorch's own kernel for the CPU is made for long rows; this one is faster up to 2048 tokens at
-least (``python -m bench.kernels``). A row's numbers depend on that row alone, whatever the threads.
+PyTorch's own kernel for the CPU is made for long rows; this one is faster up to 2048 tokens at least
+(``python -m bench.kernels``). A row's numbers depend on that row alone, whatever the threads.
 """
 
 from __future__ import annotations
