@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 LANES := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/lanes/*/test_*.py)))))
-# Lanes whose programs are small; the others' take 8 GB and some minutes to install, so they are asked for by name.
+# Lanes whose programs are small; the others' take 10 GB and some minutes to install, so they are asked for by name.
 SMALL := gguf recipes wandb
 .PHONY: help demo test test-gpu check unit e2e lanes bench clean $(LANES:%=lane-%)
 
