@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from graftwork.core.ids import EVENT, new_id
 from graftwork.core.nouns import JobEvent
@@ -27,7 +27,11 @@ class JobEvents(Repository):
         at: float | None = None,
         dedupe: str | None = None,
     ) -> JobEvent:
-        """Append a line; ``seq`` grows. With ``dedupe`` the same line again returns the first one."""
+        """Append a line; ``seq`` grows. With ``dedupe`` the same line again returns the first one.
+
+        A trainer's line may be older than what was said here before it came, and its machine's clock may be
+        ahead: no line is dated before the one before it or after now, so a log never goes back in time.
+        """
         seq = await self._session.scalar(
             # Counting in the job's row makes concurrent writers queue up instead of colliding.
             update(jobs).where(jobs.c.id == job_id).values(events=jobs.c.events + 1).returning(jobs.c.events)
@@ -37,11 +41,14 @@ class JobEvents(Repository):
             known = await self._one(JobEvent, job_events, *same)
             if known is not None:
                 return known
+        before = select(job_events.c.created_at).where(job_events.c.job_id == job_id)
+        last = await self._session.scalar(before.order_by(job_events.c.seq.desc()).limit(1))
+        now = await self._session.now()
         event = JobEvent(
             id=new_id(EVENT),
             job_id=job_id,
             seq=seq,
-            created_at=await self._session.now() if at is None else at,
+            created_at=max(now if at is None else min(at, now), last or 0.0),
             level=level,
             type=type,
             message=message,

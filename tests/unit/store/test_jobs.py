@@ -216,6 +216,19 @@ async def test_events_are_numbered_paged_and_told_once(store: Store, world):
         assert len((await tx.job_events.list(job.id, limit=99)).items) == 6
 
 
+async def test_a_log_never_goes_back_in_time(store: Store, world):
+    """What a trainer said before the control plane spoke may arrive after it."""
+    job = await world.job((await world.project()).id)
+    async with store.begin() as tx:
+        said = [await tx.job_events.add(job.id, level="info", message="m", at=at) for at in (5.0, 4.2, 7.0)]
+        now = await tx.job_events.add(job.id, level="info", message="m")
+        late = await tx.job_events.add(job.id, level="info", message="m", at=6.0)
+        ahead = await tx.job_events.add(job.id, level="info", message="m", at=now.created_at + 3600)
+    assert [event.created_at for event in said] == [5.0, 5.0, 7.0]
+    assert late.created_at == now.created_at > 7.0
+    assert now.created_at <= ahead.created_at < now.created_at + 60
+
+
 async def test_numbers_that_are_none_become_null(store: Store, world):
     job = await world.job((await world.project()).id)
     async with store.begin() as tx:
