@@ -56,7 +56,7 @@ def low_rank(adapters: int, tokens: int, wide: int, outs: Sequence[int]) -> dict
     targets = Targets(tuple(map(str, range(len(outs)))), (), tuple(site.name for site in sites), (), None)
     tenants = [banks.add(str(n), LoraSpec(rank=RANK, alpha=RANK), targets, n) for n in range(adapters)]
     row = Encoded([1] * (tokens + 1), [False] * tokens + [True], tokens + 1)
-    (cohort,) = cohorts(pack([Stretch(tenant, [row]) for tenant in tenants], CPU).spans, CPU)
+    (cohort,) = cohorts(pack([Stretch(tenant, [row]) for tenant in tenants], CPU).spans)
     own = cohort.bank.matrices(group.key, cohort.slots)
     assert own is not None
     x, dx = (torch.randn(adapters * tokens, wide) for _ in range(2))

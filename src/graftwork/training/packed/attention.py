@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -161,13 +161,10 @@ def _forward(
                 q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
             )
         )
-    with torch.enable_grad():  # the kernel that SDPA chooses has its own backward pass: keep its graph
-        leaves = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
-        query, key, value = leaves
-        out = functional.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-    return [out.detach(), out, *leaves]
+    groups = q.shape[1] != k.shape[1]
+    how = {"attn_mask": mask, "is_causal": mask is None, "scale": scale, "enable_gqa": groups}
+    out, kept = flash.graphed(partial(functional.scaled_dot_product_attention, **how), (q, k, v))
+    return [out, *kept]
 
 
 def _backward(
@@ -182,7 +179,7 @@ def _backward(
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             slope, q, k, v, out, kept[0], 0.0, mask is None, attn_mask=mask, scale=scale
         )
-    return torch.autograd.grad(kept[0], list(kept[1:]), slope)
+    return flash.backward(slope, kept)
 
 
 def _mask(bucket: Bucket, window: int | None, like: torch.Tensor) -> torch.Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -13,7 +14,7 @@ from graftwork.training.packed.layout import Span
 from graftwork.training.seeds import mixed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cohort:
     """Neighbouring spans of one bank, in slot order."""
 
@@ -21,15 +22,28 @@ class Cohort:
     tokens: slice
     slots: slice
     """Rows of the bank from the first to the last in the cohort; those between may have no tokens."""
-    ends: torch.Tensor | None
-    """int32: where each slot's tokens end, from the cohort's first; None: all have equally many."""
-    scale: float | torch.Tensor
-    """alpha / r: of all, or fp32 [tokens, 1]."""
     spans: tuple[Span, ...]
-    edges: torch.Tensor
-    """int64: ``ends`` in main memory."""
+    sizes: tuple[int, ...]
+    """Tokens of each slot."""
     scales: torch.Tensor
     """fp32: alpha / r of each slot, in main memory."""
+
+    @cached_property
+    def edges(self) -> torch.Tensor:
+        """int64: where each slot's tokens end, from the cohort's first; in main memory."""
+        return torch.tensor(self.sizes).cumsum(0)
+
+    @cached_property
+    def ends(self) -> torch.Tensor | None:
+        """``edges`` as int32 on the bank's device; None: all have equally many."""
+        device = self.bank.weights.device
+        return self.edges.to(device, torch.int32, non_blocking=True) if len(set(self.sizes)) > 1 else None
+
+    @cached_property
+    def scale(self) -> torch.Tensor:
+        """fp32 [tokens, 1] on the bank's device: alpha / r of each token's adapter."""
+        each = self.scales.repeat_interleave(torch.tensor(self.sizes))
+        return each[:, None].to(self.bank.weights.device, non_blocking=True)
 
     def keep(self, key: str, width: int, device: torch.device) -> torch.Tensor | None:
         """Dropout's factors fp32 [tokens, width] for the input of group ``key``; None: no dropout.
@@ -52,16 +66,16 @@ class Cohort:
         return factors
 
 
-def cohorts(spans: Sequence[Span], device: torch.device) -> tuple[Cohort, ...]:
+def cohorts(spans: Sequence[Span]) -> tuple[Cohort, ...]:
     """The adapted spans, by bank."""
     found: list[Cohort] = []
     for bank, members in groupby(spans, key=lambda span: span.tenant and span.tenant.bank):
         if bank is not None:
-            found.append(_cohort(bank, tuple(members), device))
+            found.append(_cohort(bank, tuple(members)))
     return tuple(found)
 
 
-def _cohort(bank: Bank, spans: tuple[Span, ...], device: torch.device) -> Cohort:
+def _cohort(bank: Bank, spans: tuple[Span, ...]) -> Cohort:
     tenants = [span.tenant for span in spans if span.tenant]
     first, last = tenants[0].slot, tenants[-1].slot
     begin = spans[0].tokens.start
@@ -69,10 +83,5 @@ def _cohort(bank: Bank, spans: tuple[Span, ...], device: torch.device) -> Cohort
     for tenant, span in zip(tenants, spans, strict=True):
         sizes[tenant.slot - first] += span.tokens.stop - span.tokens.start
         scales[tenant.slot - first] = tenant.scale
-    edges, each = torch.tensor(sizes).cumsum(0), torch.tensor(scales)
-    ends = edges.to(device, torch.int32, non_blocking=True) if len(set(sizes)) > 1 else None
-    scale: float | torch.Tensor = tenants[0].scale
-    if len({tenant.scale for tenant in tenants}) > 1:
-        scale = each.repeat_interleave(torch.tensor(sizes))[:, None].to(device, non_blocking=True)
     where = slice(begin, spans[-1].tokens.stop), slice(first, last + 1)
-    return Cohort(bank, *where, ends, scale, spans, edges, each)
+    return Cohort(bank, *where, spans, tuple(sizes), torch.tensor(scales))

@@ -46,9 +46,9 @@ def _triton(device: torch.device, kind: torch.dtype) -> Callable[..., None] | No
 def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) of [T, width], and 1 / root mean square [T, 1]."""
     run = kernel(x)
-    if run is not None and x.is_contiguous():
-        out, scale = torch.empty_like(x), x.new_empty(x.shape[0], 1, dtype=torch.float32)
-        run("norm", x, weight, out, scale, *x.shape, eps)
+    if run is not None:
+        out, scale = x.new_empty(x.shape), x.new_empty(x.shape[0], 1, dtype=torch.float32)
+        run("norm", x.contiguous(), weight, out, scale, *x.shape, eps)
         return out, scale
     scale = inverse_norm(x, eps)
     return norm_again(x, weight, scale), scale
@@ -66,9 +66,9 @@ def norm_back(
 ) -> torch.Tensor:
     """Gradient of ``norm`` toward x."""
     run = kernel(x)
-    if run is not None and x.is_contiguous() and slope.is_contiguous():
-        out = torch.empty_like(x)
-        run("norm_back", slope, x, weight, scale, out, *x.shape)
+    if run is not None:
+        out = x.new_empty(x.shape)
+        run("norm_back", slope.contiguous(), x.contiguous(), weight, scale, out, *x.shape)
         return out
     unit, weighted = x.float().mul(scale), slope.float().mul(weight.float())
     mean = (weighted * unit).mean(-1, keepdim=True)
@@ -119,8 +119,20 @@ def turn_back_(
 ) -> None:
     """Gradient of ``turn`` toward x, into ``out`` (heads side by side, tokens may lie apart)."""
     run = kernel(x)
-    if run is not None and slope.is_contiguous():
-        run("turn_back", slope, x, x.stride(0), cos, sin, weight, scale, out, out.stride(0), *x.shape)
+    if run is not None:
+        run(
+            "turn_back",
+            slope.contiguous(),
+            x,
+            x.stride(0),
+            cos,
+            sin,
+            weight,
+            scale,
+            out,
+            out.stride(0),
+            *x.shape,
+        )
         return
     c1, c2, s1, s2 = _tables(cos, sin, weight)
     half = x.shape[-1] // 2
@@ -157,8 +169,8 @@ def gate_back_(slope: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
     """Gradient of ``gate`` toward ``both``, which it replaces in place."""
     half = both.shape[-1] // 2
     run = kernel(both)
-    if run is not None and slope.is_contiguous():
-        run("gate_back", slope, both, both.shape[0], half)
+    if run is not None:
+        run("gate_back", slope.contiguous(), both, both.shape[0], half)
         return both
     left, right = both[:, :half], both[:, half:]
     toward_left = torch.ops.aten.silu_backward(slope * right, left)

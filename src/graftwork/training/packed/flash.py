@@ -5,7 +5,8 @@ Dao 2023 (arXiv:2307.08691), as PyTorch brings it. Half precision only; a row se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -37,28 +38,28 @@ def forward(
     window: int | None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Arguments and results as ``attention.core``'s."""
-    with torch.enable_grad():  # its backward pass is its own: keep its graph
-        leaves = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
-        q, k, v = leaves
-        out = varlen_attn(
-            q,
-            k,
-            v,
-            where.edges,
-            where.edges,
-            where.longest,
-            where.longest,
-            scale=scale,
-            window_size=(-1 if window is None else window - 1, 0),  # tokens before a token, and after it
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-    assert isinstance(out, torch.Tensor)
+    before = -1 if window is None else window - 1
+    how = (where.edges, where.edges, where.longest, where.longest)
+    groups = query.shape[1] != key.shape[1]
+    return graphed(
+        lambda q, k, v: varlen_attn(q, k, v, *how, scale=scale, window_size=(before, 0), enable_gqa=groups),
+        (query, key, value),
+    )
+
+
+def graphed(
+    kernel: Callable[..., Any], tensors: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Output of a kernel that brings its own backward pass, and its graph, which ``backward`` wants."""
+    with torch.enable_grad():
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        out = kernel(*leaves)
     return out.detach(), [out, *leaves]
 
 
 def backward(
     slope: torch.Tensor, kept: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients toward query, key and value; ``kept`` is the second of ``forward``'s results."""
+    """Gradients toward query, key and value; ``kept`` is the second of ``graphed``'s results."""
     query, key, value = torch.autograd.grad(kept[0], list(kept[1:]), slope.contiguous())
     return query, key, value

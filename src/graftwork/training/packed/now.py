@@ -40,7 +40,7 @@ class Now:
         """A pass begins; it lasts until its backward pass is over."""
         self.layout, self._state = layout, None
         self.rows = Where(layout.lengths, layout.starts, layout.ids.device)
-        self.cohorts = cohorts(layout.spans, layout.ids.device)
+        self.cohorts = cohorts(layout.spans)
 
     def rest(self) -> None:
         """No pass is under way."""
@@ -54,7 +54,7 @@ class Now:
             cos, sin = position_embeddings
             self._state = Pass(
                 self.cohorts,
-                cohorts(labelled_spans(layout), layout.ids.device),
+                cohorts(labelled_spans(layout)),
                 layout.where,
                 self.rows,
                 cos[0].contiguous(),

@@ -26,10 +26,19 @@ class Launched(Protocol):
 
     def __getitem__(self, programs: tuple[int, ...]) -> Callable[..., None]: ...
 
+    def __call__(self, *values: Any) -> Any:
+        """As a part of another kernel."""
+        ...
 
-def jit(function: Callable[..., None]) -> Launched:
+
+def jit(function: Callable[..., Any]) -> Launched:
     """Triton's, which says nothing of types."""
     return triton.jit(function)
+
+
+@jit
+def _read(pointer: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    return tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
 
 
 @jit
@@ -45,10 +54,10 @@ def _norm(
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, block)
     inside = at < width
-    value = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32)
+    value = _read(x + row * width + at, inside)
     share = 1.0 / tl.sqrt(tl.sum(value * value, 0) / width + eps)
     tl.store(scale + row, share)
-    factor = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    factor = _read(weight + at, inside)
     rounded = (value * share).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + row * width + at, (rounded * factor).to(out.dtype.element_ty), mask=inside)
 
@@ -67,9 +76,9 @@ def _norm_back(
     at = tl.arange(0, block)
     inside = at < width
     share = tl.load(scale + row).to(tl.float32)
-    unit = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32) * share
-    factor = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-    weighted = tl.load(slope + row * width + at, mask=inside, other=0.0).to(tl.float32) * factor
+    unit = _read(x + row * width + at, inside) * share
+    factor = _read(weight + at, inside)
+    weighted = _read(slope + row * width + at, inside) * factor
     mean = tl.sum(weighted * unit, 0) / width
     tl.store(out + row * width + at, ((weighted - unit * mean) * share).to(out.dtype.element_ty), mask=inside)
 
@@ -94,15 +103,15 @@ def _turn(
     at = tl.arange(0, block)
     inside = at < half
     begin, to = x + token * stride + head * size, out + (token * heads + head) * size
-    one = tl.load(begin + at, mask=inside, other=0.0).to(tl.float32)
-    two = tl.load(begin + half + at, mask=inside, other=0.0).to(tl.float32)
+    one = _read(begin + at, inside)
+    two = _read(begin + half + at, inside)
     if normed:
         share = 1.0 / tl.sqrt((tl.sum(one * one, 0) + tl.sum(two * two, 0)) / size + eps)
         tl.store(scale + token * heads + head, share)
-        one *= share * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-        two *= share * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)
-    c = tl.load(cosine + token * size + at, mask=inside, other=0.0).to(tl.float32)
-    s = tl.load(sine + token * size + at, mask=inside, other=0.0).to(tl.float32)
+        one *= share * _read(weight + at, inside)
+        two *= share * _read(weight + half + at, inside)
+    c = _read(cosine + token * size + at, inside)
+    s = _read(sine + token * size + at, inside)
     tl.store(to + at, (one * c - two * s).to(out.dtype.element_ty), mask=inside)
     tl.store(to + half + at, (two * c + one * s).to(out.dtype.element_ty), mask=inside)
 
@@ -128,18 +137,18 @@ def _turn_back(
     at = tl.arange(0, block)
     inside = at < half
     come, to = slope + (token * heads + head) * size, out + token * out_stride + head * size
-    one = tl.load(come + at, mask=inside, other=0.0).to(tl.float32)
-    two = tl.load(come + half + at, mask=inside, other=0.0).to(tl.float32)
-    c = tl.load(cosine + token * size + at, mask=inside, other=0.0).to(tl.float32)
-    s = tl.load(sine + token * size + at, mask=inside, other=0.0).to(tl.float32)
+    one = _read(come + at, inside)
+    two = _read(come + half + at, inside)
+    c = _read(cosine + token * size + at, inside)
+    s = _read(sine + token * size + at, inside)
     low, high = one * c + two * s, two * c - one * s
     if normed:
         share = tl.load(scale + token * heads + head).to(tl.float32)
         begin = x + token * stride + head * size
-        low *= tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-        high *= tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)
-        first = tl.load(begin + at, mask=inside, other=0.0).to(tl.float32) * share
-        second = tl.load(begin + half + at, mask=inside, other=0.0).to(tl.float32) * share
+        low *= _read(weight + at, inside)
+        high *= _read(weight + half + at, inside)
+        first = _read(begin + at, inside) * share
+        second = _read(begin + half + at, inside) * share
         mean = (tl.sum(low * first, 0) + tl.sum(high * second, 0)) / size
         low, high = (low - first * mean) * share, (high - second * mean) * share
     tl.store(to + at, low.to(out.dtype.element_ty), mask=inside)
@@ -151,8 +160,8 @@ def _gate(both: tl.tensor, out: tl.tensor, half: int, block: tl.constexpr) -> No
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * block + tl.arange(0, block)
     inside = at < half
-    left = tl.load(both + row * 2 * half + at, mask=inside, other=0.0).to(tl.float32)
-    right = tl.load(both + row * 2 * half + half + at, mask=inside, other=0.0).to(tl.float32)
+    left = _read(both + row * 2 * half + at, inside)
+    right = _read(both + row * 2 * half + half + at, inside)
     tl.store(out + row * half + at, (left * tl.sigmoid(left) * right).to(out.dtype.element_ty), mask=inside)
 
 
@@ -162,9 +171,9 @@ def _gate_back(slope: tl.tensor, both: tl.tensor, half: int, block: tl.constexpr
     at = tl.program_id(1) * block + tl.arange(0, block)
     inside = at < half
     into = both + row * 2 * half + at
-    left = tl.load(into, mask=inside, other=0.0).to(tl.float32)
-    right = tl.load(into + half, mask=inside, other=0.0).to(tl.float32)
-    back = tl.load(slope + row * half + at, mask=inside, other=0.0).to(tl.float32)
+    left = _read(into, inside)
+    right = _read(into + half, inside)
+    back = _read(slope + row * half + at, inside)
     share = tl.sigmoid(left)
     toward = back * right * share * (1.0 + left * (1.0 - share))
     tl.store(into, toward.to(both.dtype.element_ty), mask=inside)

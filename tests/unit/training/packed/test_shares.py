@@ -47,7 +47,7 @@ def company(sizes, rank, names=NAMES, **options):
         for tenant, size in zip(tenants, sizes, strict=True)
         if size
     ]
-    (cohort,) = cohorts(pack(rows, CPU).spans, CPU)
+    (cohort,) = cohorts(pack(rows, CPU).spans)
     return tenants, cohort
 
 
@@ -115,7 +115,7 @@ def test_bits_do_not_depend_on_the_neighbours(threads):
         Stretch(tenants[n], [Encoded([1] * (size + 1), [False] * size + [True], size + 1)])
         for n, size in ((1, 21), (3, 17))
     ]
-    (fewer,) = cohorts(pack(rows, CPU).spans, CPU)
+    (fewer,) = cohorts(pack(rows, CPU).spans)
     x, y, slope = (tensor[kept].clone() for tensor in (x, y, slope))
     x[:21] = torch.nan
     found = both_ways(fewer, x, y, slope)
